@@ -1,0 +1,208 @@
+// SPDX-License-Identifier: Apache-2.0
+// _core.forward and _core.backward: one layer, one direction.
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include <pybind11/stl.h>
+
+#include "../engine/parallel.h"
+#include "../engine/schedule.h"
+#include "arrays.h"
+#include "bindings.h"
+#include "buffer.h"
+
+namespace pyrnn {
+namespace {
+
+// What forward keeps for backward.
+struct Saved {
+  int cell;
+  Type type;
+  Sizes sizes;
+  ScheduleStorage schedule;
+  py::array x, weight_ih, weight_hh;
+  Buffer states, gates;
+};
+
+using States = std::optional<std::vector<py::object>>;
+
+Dimension slots_times_units(const int count, int64_t H) { return {std::to_string(count) + "*H", count * H}; }
+
+// Checks one array per state of the cell, each (B, H). An absent list leaves null views.
+std::vector<py::array> check_states(const std::string& name, const States& states, const CellInfo& info, Type type,
+                                    int64_t B, int64_t H, Access access, View* views) {
+  std::vector<py::array> arrays;
+  if (!states) return arrays;
+  if (int(states->size()) != info.states)
+    throw py::value_error(name + ": expected " + std::to_string(info.states) + " arrays, got " +
+                          std::to_string(states->size()));
+  for (int s = 0; s < info.states; s++) {
+    const std::string item = name + "[" + std::to_string(s) + "]";
+    arrays.push_back(check_array(item, (*states)[s], type, {{"B", B}, {"H", H}}, access, false));
+    views[s] = view_rows(arrays.back());
+  }
+  return arrays;
+}
+
+const bool* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
+  if (!flags) return nullptr;
+  if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T || flags->shape(1) != B)
+    throw py::value_error(std::string(name) + ": expected a C-contiguous bool array of shape (T, B) = (" +
+                          std::to_string(T) + ", " + std::to_string(B) + ")");
+  return static_cast<const bool*>(flags->data());
+}
+
+const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T, int64_t B) {
+  if (!lengths) return nullptr;
+  if (!py::isinstance<py::array_t<int64_t, py::array::c_style>>(*lengths) || lengths->ndim() != 1 || lengths->shape(0) != B)
+    throw py::value_error("lengths: expected a contiguous int64 array of shape (B,) = (" + std::to_string(B) + ",)");
+  const int64_t* data = static_cast<const int64_t*>(lengths->data());
+  for (int64_t b = 0; b < B; b++)
+    if (data[b] < 0 || data[b] > T)
+      throw py::value_error("lengths: expected numbers from 0 to T = " + std::to_string(T) + ", got " +
+                            std::to_string(data[b]));
+  return data;
+}
+
+py::object forward_sequence(const std::string& cell_name, const py::array& x, const States& state,
+                            const py::array& weight_ih, const py::array& weight_hh, const py::object& bias_ih,
+                            const py::object& bias_hh, const py::object& y, const States& state_out,
+                            const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
+                            const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save) {
+  const int cell = find_cell(cell_name);
+  const CellInfo& info = cell_info(cell);
+  const Type type = array_type("x", x);
+  if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I), got " + std::to_string(x.ndim()));
+  if (weight_hh.ndim() != 2) throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(weight_hh.ndim()));
+  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), H = weight_hh.shape(1);
+  if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
+  if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
+    throw py::value_error("x: T*B = " + std::to_string(T) + "*" + std::to_string(B) + " is too large");
+
+  const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
+  ForwardArgs args{};
+  args.sizes = {T, B, I, H};
+  const py::array x_checked = check_array("x", x, type, {{"T", T}, {"B", B}, {"I", I}}, read_only, false);
+  const py::array w_ih = check_array("weight_ih", weight_ih, type, {gates_x, {"I", I}}, read_only, true);
+  const py::array w_hh = check_array("weight_hh", weight_hh, type, {gates_h, {"H", H}}, read_only, true);
+  const auto bias = [&](const char* name, const py::object& object, const Dimension& size) -> const void* {
+    return object.is_none() ? nullptr : check_array(name, object, type, {size}, read_only, true).data();
+  };
+  args.bias_ih = bias("bias_ih", bias_ih, gates_x);
+  args.bias_hh = bias("bias_hh", bias_hh, gates_h);
+  const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, {"H", H}}, writable, false);
+  args.x = view_sequence(x_checked);
+  args.y = view_sequence(y_checked);
+  args.weight_ih = w_ih.data();
+  args.weight_hh = w_hh.data();
+  if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
+  const auto kept_in = check_states("state", state, info, type, B, H, read_only, args.state);
+  const auto kept_out = check_states("state_out", state_out, info, type, B, H, writable, args.state_out);
+  ScheduleOptions options;
+  options.lengths = check_lengths(lengths, T, B);
+  options.mask = check_flags("mask", mask, T, B);
+  options.resets = check_flags("resets", resets, T, B);
+  options.reset_to_initial = reset_to_initial;
+  options.reverse = reverse;
+  options.save = save;
+
+  const CellKernels& kernels = chosen_kernels().cell[cell][type];
+  std::optional<ScheduleStorage> schedule;
+  Buffer states, gates;
+  {
+    py::gil_scoped_release release;
+    schedule.emplace(T, B, options);
+    args.schedule = schedule->view();
+    const int threads = num_threads();
+    const Memory memory = kernels.forward_memory(args.sizes, args.schedule, threads, save);
+    Buffer workspace(memory.workspace);
+    states = Buffer(memory.states);
+    gates = Buffer(memory.gates);
+    args.workspace = workspace.data();
+    args.states = states.data();
+    args.gates = gates.data();
+    kernels.forward(args, threads);
+  }
+  if (!save) return py::none();
+  return py::cast(std::unique_ptr<Saved>(new Saved{cell, type, args.sizes, std::move(*schedule), x_checked, w_ih, w_hh,
+                                                   std::move(states), std::move(gates)}));
+}
+
+void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
+                       bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
+                       const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh) {
+  const CellInfo& info = cell_info(saved.cell);
+  const auto [T, B, I, H] = saved.sizes;
+  const Type type = saved.type;
+  const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
+  BackwardArgs args{};
+  args.sizes = saved.sizes;
+  args.schedule = saved.schedule.view();
+  args.x = view_sequence(saved.x);
+  args.weight_ih = saved.weight_ih.data();
+  args.weight_hh = saved.weight_hh.data();
+  args.states = saved.states.data();
+  args.gates = saved.gates.data();
+  if (!dy.is_none())
+    args.dy = view_sequence(check_array("dy", dy, type, {{"T", T}, {"B", B}, {"H", H}}, read_only, false));
+  if (!dx.is_none())
+    args.dx = view_sequence(check_array("dx", dx, type, {{"T", T}, {"B", B}, {"I", I}}, writable, false));
+  args.dx_accumulate = dx_accumulate;
+  if (!dstate_out) throw py::type_error("dstate_out: expected a sequence of arrays, got None");
+  const auto kept_in = check_states("dstate", dstate, info, type, B, H, read_only, args.dstate);
+  const auto kept_out = check_states("dstate_out", dstate_out, info, type, B, H, writable, args.dstate_out);
+  const auto output = [&](const char* name, const py::object& object, const std::vector<Dimension>& shape) {
+    return writable_data(check_array(name, object, type, shape, writable, true));
+  };
+  args.dweight_ih = output("dweight_ih", dweight_ih, {gates_x, {"I", I}});
+  args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, {"H", H}});
+  if (!dbias_ih.is_none()) args.dbias_ih = output("dbias_ih", dbias_ih, {gates_x});
+  if (!dbias_hh.is_none()) args.dbias_hh = output("dbias_hh", dbias_hh, {gates_h});
+
+  const CellKernels& kernels = chosen_kernels().cell[saved.cell][type];
+  {
+    py::gil_scoped_release release;
+    const int threads = num_threads();
+    Buffer workspace(kernels.backward_workspace(args.sizes, args.schedule, threads));
+    args.workspace = workspace.data();
+    kernels.backward(args, threads);
+  }
+}
+
+// The saved gates as (T, B, saved, H), zero where a step was not computed.
+template <class T>
+py::array copy_gates(const Saved& saved) {
+  const CellInfo& info = cell_info(saved.cell);
+  const auto [steps, B, I, H] = saved.sizes;
+  py::array_t<T> out({py::ssize_t(steps), py::ssize_t(B), py::ssize_t(info.saved), py::ssize_t(H)});
+  T* to = out.mutable_data();
+  std::fill(to, to + out.size(), T(0));
+  const Schedule schedule = saved.schedule.view();
+  const int64_t padded = chosen_kernels().cell[saved.cell][saved.type].padded(H);
+  const T* from = static_cast<const T*>(saved.gates.data());
+  for (int64_t e = 0; e < schedule.entries; e++)
+    for (int s = 0; s < info.saved; s++)
+      std::copy_n(from + (e * info.saved + s) * padded, H,
+                  to + ((schedule.time[e] * B + schedule.batch[e]) * info.saved + s) * H);
+  return out;
+}
+
+}  // namespace
+
+void bind_sequence(py::module_& m) {
+  using namespace py::literals;
+  py::class_<Saved>(m, "Saved", "What forward keeps for backward.")
+      .def("saved", [](const Saved& saved) { return saved.type == float32 ? copy_gates<float>(saved) : copy_gates<double>(saved); },
+           "The saved values of every step, (T, B, saved, H); zero where a step was not computed.");
+  m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
+        "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
+        "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false,
+        "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
+  m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
+        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a,
+        "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
+  m.def("release_memory", Buffer::release, "Returns the memory that is kept between calls to the system.");
+}
+
+}  // namespace pyrnn

@@ -1,0 +1,247 @@
+// SPDX-License-Identifier: Apache-2.0
+// _core.Stream: layers that advance one step a call, with everything packed and allocated beforehand.
+#include <optional>
+
+#include <pybind11/stl.h>
+
+#include "../engine/parallel.h"
+#include "arrays.h"
+#include "bindings.h"
+#include "buffer.h"
+
+namespace pyrnn {
+namespace {
+
+using Shape = std::vector<py::ssize_t>;
+
+class Stream {
+ public:
+  Stream(const std::string& cell, const py::list& layers, int64_t batch_size, const py::dtype& dtype)
+      : cell_(find_cell(cell)), type_(type_of(dtype)), B_(batch_size), dtype_(dtype) {
+    if (B_ < 1 || B_ > 1 << 24) throw py::value_error("batch_size: expected at least 1, got " + std::to_string(B_));
+    if (layers.empty()) throw py::value_error("layers: expected at least one");
+    pack(layers);
+    clear(0, B_);
+  }
+
+  // x (B, I), or (I,) for one sequence, to y of the same form; writes into `out` when it is given.
+  py::object step(const py::object& x, const py::object& out) {
+    const py::array in = input(x, 0);
+    const bool plain = in.ndim() == 1;
+    py::object y = out;
+    if (out.is_none())
+      y = plain ? py::array(dtype_, Shape{output_size()}) : py::array(dtype_, Shape{B_, output_size()});
+    else
+      check_array("out", out, type_, plain ? std::vector<Dimension>{{"H", output_size()}}
+                                           : std::vector<Dimension>{{"B", B_}, {"H", output_size()}}, writable, true);
+    char* to = static_cast<char*>(writable_data(py::reinterpret_borrow<py::array>(y)));
+    const char* from = static_cast<const char*>(in.data());
+    // A short step costs less than handing over the interpreter's lock.
+    if (bytes_ < (std::size_t(1) << 20) || !PyGILState_Check()) {
+      advance(from, to, 1);
+    } else {
+      py::gil_scoped_release release;
+      advance(from, to, 1);
+    }
+    return y;
+  }
+
+  // block (n, B, I) or (n, I): n steps in one call.
+  py::array run(const py::object& block) {
+    const py::array in = input(block, 1);
+    const int64_t n = in.shape(0);
+    py::array y(dtype_, in.ndim() == 3 ? Shape{n, B_, output_size()} : Shape{n, output_size()});
+    const char* from = static_cast<const char*>(in.data());
+    char* to = static_cast<char*>(writable_data(y));
+    {
+      py::gil_scoped_release release;
+      advance(from, to, n);
+    }
+    return y;
+  }
+
+  // One array (layers, B, H) for each state.
+  py::list get_state() const {
+    py::list states;
+    for (int s = 0; s < info().states; s++) {
+      py::array state(dtype_, Shape{int64_t(layers_.size()), B_, output_size()});
+      transfer(writable_data(state), s, false);
+      states.append(state);
+    }
+    return states;
+  }
+
+  void set_state(const py::list& states) {
+    if (int(states.size()) != info().states)
+      throw py::value_error("state: expected " + std::to_string(info().states) + " arrays, got " + std::to_string(states.size()));
+    std::vector<py::array> checked;
+    for (int s = 0; s < info().states; s++)
+      checked.push_back(check_array("state[" + std::to_string(s) + "]", states[s], type_,
+                                    {{"layers", int64_t(layers_.size())}, {"B", B_}, {"H", output_size()}}, read_only, true));
+    for (int s = 0; s < info().states; s++) transfer(writable_data(checked[s]), s, true);
+  }
+
+  void reset(const std::optional<std::vector<int64_t>>& rows) {
+    if (!rows) return clear(0, B_);
+    for (int64_t row : *rows)
+      if (row < 0 || row >= B_)
+        throw py::value_error("rows: expected numbers from 0 to " + std::to_string(B_ - 1) + ", got " + std::to_string(row));
+    for (int64_t row : *rows) clear(row, row + 1);
+  }
+
+  // Reads the weights again; the states stay.
+  void reload(const py::list& layers) {
+    if (layers.size() != layers_.size())
+      throw py::value_error("layers: expected " + std::to_string(layers_.size()) + ", got " + std::to_string(layers.size()));
+    pack(layers);
+  }
+
+ private:
+  struct Layer {
+    StreamLayer kernel;
+    Buffer pack, states, scratch;
+  };
+
+  static Type type_of(const py::dtype& dtype) {
+    if (dtype.equal(py::dtype::of<float>())) return float32;
+    if (dtype.equal(py::dtype::of<double>())) return float64;
+    throw py::type_error("dtype: expected float32 or float64, got " + std::string(py::str(dtype)));
+  }
+
+  const CellInfo& info() const { return cell_info(cell_); }
+  const CellKernels& kernels() const { return chosen_kernels().cell[cell_][type_]; }
+  int64_t input_size() const { return layers_.front().kernel.I; }
+  int64_t output_size() const { return layers_.back().kernel.H; }
+
+  // Everything is checked before the first layer is packed.
+  void pack(const py::list& weights) {
+    struct Checked {
+      int64_t I, H;
+      py::array weight_ih, weight_hh, bias_ih, bias_hh;
+    };
+    std::vector<Checked> checked;
+    for (std::size_t l = 0; l < weights.size(); l++) {
+      const std::string suffix = "_l" + std::to_string(l);
+      if (!py::isinstance<py::sequence>(weights[l]) || py::len(weights[l]) != 4)
+        throw py::value_error("layers[" + std::to_string(l) + "]: expected (weight_ih, weight_hh, bias_ih, bias_hh)");
+      const py::sequence four = weights[l];
+      const py::object ih = four[0], hh = four[1], bi = four[2], bh = four[3];
+      for (const auto& [name, w] : {std::pair<std::string, py::object>{"weight_ih", ih}, {"weight_hh", hh}})
+        if (!py::isinstance<py::array>(w) || py::reinterpret_borrow<py::array>(w).ndim() != 2)
+          throw py::type_error(name + suffix + ": expected a NumPy array of 2 dimensions");
+      const int64_t I = py::reinterpret_borrow<py::array>(ih).shape(1), H = py::reinterpret_borrow<py::array>(hh).shape(1);
+      if (I < 1 || H < 1) throw py::value_error("weight_ih" + suffix + ": expected at least one input and one unit");
+      if (l > 0 && I != checked.back().H)
+        throw py::value_error("weight_ih" + suffix + ": expected " + std::to_string(checked.back().H) + " columns, got " + std::to_string(I));
+      if ((l > 0 && H != checked.back().H) || (!layers_.empty() && (I != layers_[l].kernel.I || H != layers_[l].kernel.H)))
+        throw py::value_error("weight_hh" + suffix + ": expected the same number of units as before, got " + std::to_string(H));
+      const Dimension gates_x{std::to_string(info().from_x_count) + "*H", info().from_x_count * H};
+      const Dimension gates_h{std::to_string(info().from_h_count) + "*H", info().from_h_count * H};
+      const auto bias = [&](const char* name, const py::object& b, const Dimension& size) {
+        return b.is_none() ? py::array() : check_array(name + suffix, b, type_, {size}, read_only, true);
+      };
+      checked.push_back({I, H, check_array("weight_ih" + suffix, ih, type_, {gates_x, {"I", I}}, read_only, true),
+                         check_array("weight_hh" + suffix, hh, type_, {gates_h, {"H", H}}, read_only, true),
+                         bias("bias_ih", bi, gates_x), bias("bias_hh", bh, gates_h)});
+    }
+    const bool fresh = layers_.empty();
+    bytes_ = 0;
+    for (std::size_t l = 0; l < checked.size(); l++) {
+      const Checked& c = checked[l];
+      if (fresh) {
+        Layer layer{{c.I, c.H, nullptr, nullptr, nullptr, 0},
+                    Buffer(kernels().stream_pack_bytes(c.I, c.H)),
+                    Buffer(kernels().stream_state_bytes(B_, c.H)),
+                    Buffer(kernels().stream_scratch_bytes(B_, c.H))};
+        layer.kernel.pack = layer.pack.data();
+        layer.kernel.states = layer.states.data();
+        layer.kernel.scratch = layer.scratch.data();
+        layers_.push_back(std::move(layer));
+      }
+      bytes_ += kernels().stream_pack_bytes(c.I, c.H);
+      kernels().stream_pack({1, B_, c.I, c.H}, c.weight_ih.data(), c.weight_hh.data(), c.bias_ih.size() ? c.bias_ih.data() : nullptr,
+                            c.bias_hh.size() ? c.bias_hh.data() : nullptr, layers_[l].kernel.pack);
+    }
+  }
+
+  char* state_row(const Layer& layer, int64_t b, int s) const {
+    const int64_t padded = kernels().padded(layer.kernel.H);
+    return static_cast<char*>(layer.kernel.states) +
+           (((layer.kernel.parity * B_ + b) * info().states + s) * padded) * int64_t(type_size(type_));
+  }
+
+  void clear(int64_t begin, int64_t end) {
+    for (const Layer& layer : layers_)
+      for (int64_t b = begin; b < end; b++)
+        std::memset(state_row(layer, b, 0), 0, std::size_t(info().states * kernels().padded(layer.kernel.H)) * type_size(type_));
+  }
+
+  // Between the packed rows and an array (layers, B, H) of state s.
+  void transfer(void* array, int s, bool in) const {
+    const std::size_t row = std::size_t(output_size()) * type_size(type_);
+    char* p = static_cast<char*>(array);
+    for (const Layer& layer : layers_)
+      for (int64_t b = 0; b < B_; b++, p += row)
+        in ? std::memcpy(state_row(layer, b, s), p, row) : std::memcpy(p, state_row(layer, b, s), row);
+  }
+
+  void advance(const char* x, char* y, int64_t n) {
+    const CellKernels& k = kernels();
+    const int threads = num_threads();
+    const int64_t size = int64_t(type_size(type_)), I = input_size(), H = output_size();
+    for (int64_t i = 0; i < n; i++) {
+      View in{const_cast<char*>(x) + i * B_ * I * size, 0, I};
+      for (std::size_t l = 0; l < layers_.size(); l++) {
+        const bool last = l + 1 == layers_.size();
+        const View out{last ? y + i * B_ * H * size : nullptr, 0, H};
+        k.stream_step(&layers_[l].kernel, B_, in, out, threads);
+        in = {state_row(layers_[l], 0, 0), 0, info().states * k.padded(H)};
+      }
+    }
+  }
+
+  // The array itself when it is exactly as the kernels read it; a copy when only its layout differs.
+  py::array input(const py::object& x, int extra) const {
+    if (!py::isinstance<py::array>(x)) throw py::type_error("x: expected a NumPy array");
+    py::array array = py::reinterpret_borrow<py::array>(x);
+    const py::ssize_t n = array.ndim() - extra;
+    const bool fits = (n == 1 && B_ == 1 && array.shape(extra) == input_size()) ||
+                      (n == 2 && array.shape(extra) == B_ && array.shape(extra + 1) == input_size());
+    if (!fits)
+      throw py::value_error("x: expected shape (" + std::string(extra ? "n, " : "") + "B, I) = (" + (extra ? "n, " : "") + std::to_string(B_) + ", " +
+                            std::to_string(input_size()) + ")" + (B_ == 1 ? " or without B" : "") + ", got " + std::string(py::str(array.attr("shape"))));
+    const bool exact = array.dtype().ptr() == dtype_.ptr() && (array.flags() & py::array::c_style) && aligned(array);
+    if (exact) return array;
+    if (array.dtype().kind() != 'f' || array.itemsize() != py::ssize_t(type_size(type_)))
+      throw py::type_error("x: expected " + std::string(py::str(dtype_)) + ", got " + std::string(py::str(array.dtype())));
+    return type_ == float32 ? py::array(py::array_t<float, py::array::c_style | py::array::forcecast>(array.attr("copy")()))
+                            : py::array(py::array_t<double, py::array::c_style | py::array::forcecast>(array.attr("copy")()));
+  }
+
+  static bool aligned(const py::array& array) {
+    return reinterpret_cast<std::uintptr_t>(array.data()) % std::size_t(array.itemsize()) == 0;
+  }
+
+  int cell_;
+  Type type_;
+  int64_t B_;
+  py::dtype dtype_;
+  std::vector<Layer> layers_;
+  std::size_t bytes_ = 0;
+};
+
+}  // namespace
+
+void bind_stream(py::module_& m) {
+  using namespace py::literals;
+  py::class_<Stream>(m, "Stream", "Stacked layers of one direction that advance a step a call.")
+      .def(py::init<const std::string&, const py::list&, int64_t, const py::dtype&>(), "cell"_a, "layers"_a, "batch_size"_a, "dtype"_a)
+      .def("step", &Stream::step, "x"_a, "out"_a = py::none(), "x (B, I), or (I,) when batch_size is 1, to y (B, H) or (H,).")
+      .def("run", &Stream::run, "block"_a, "n steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H).")
+      .def("get_state", &Stream::get_state)
+      .def("set_state", &Stream::set_state, "states"_a)
+      .def("reset", &Stream::reset, "rows"_a = py::none())
+      .def("reload", &Stream::reload, "layers"_a);
+}
+
+}  // namespace pyrnn

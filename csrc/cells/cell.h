@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: Apache-2.0
+// What a cell is: constants, and two functions on values.
+//
+//   slots     pre-activations of a unit; each is the sum of a product with x, a product with h, and a bias
+//   from_x    the slots that x·Wᵀ adds into, in the order of weight_ih's blocks of H rows; from_h likewise for h·Rᵀ
+//   states    values carried from step to step, the output h first
+//   saved     values that backward needs besides the previous states
+//   params    per-unit parameters (peepholes)
+//
+//   forward (a[slots], s[states], p[params], s_new[states], save[saved])
+//   backward(save, s, p, ds[states], da[slots], dp[params])
+//       ds: on entry the gradient of s_new; on return the gradient of s, without what flows through the products
+//
+// A cell never sees a matrix, a stride, a type of number or a thread: V is a float, a double, a vector, a dual number.
+#pragma once
+
+#include "../activations.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+constexpr int max_states = 4, max_slots = 8, max_saved = 8, max_params = 4;
+
+}
+}  // namespace pyrnn

@@ -1,0 +1,84 @@
+// SPDX-License-Identifier: Apache-2.0
+// Weights in the order in which the tiles read them.
+#pragma once
+
+#include "layout.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// The first vector of block b stands at this offset of a pack of K rows, `slots` slots.
+template <class T>
+PYRNN_FN int64_t panel_offset(const Blocks& blocks, int64_t block, int64_t K, int slots) {
+  return blocks[block].begin * lanes<T> * K * slots;
+}
+
+// One vector column of a panel: out[k·stride + i] = weight[i][k] for `units` <= L rows of K numbers, zero beyond.
+template <class T>
+PYRNN_FN void pack_column(const T* weight, int64_t units, int64_t K, T* out, int64_t stride) {
+  constexpr int L = lanes<T>;
+  int64_t k = 0;
+  if (units == L) {
+    for (; k + L <= K; k += L) {
+      Vec<T> square[L];
+      PYRNN_UNROLL for (int i = 0; i < L; i++) square[i] = load_unaligned(weight + i * K + k);
+      transpose<T>(square);
+      PYRNN_UNROLL for (int i = 0; i < L; i++) store(out + (k + i) * stride, square[i]);
+    }
+  }
+  for (; k < K; k++)
+    for (int i = 0; i < L; i++) out[k * stride + i] = i < units ? weight[i * K + k] : T(0);
+}
+
+// For forward: weight (slots·H, K) -> [block][k][slot][units of the block].
+template <class T>
+void pack_slots(const T* weight, int slots, int64_t K, const Blocks& blocks, Range mine, T* pack) {
+  constexpr int L = lanes<T>;
+  for (int64_t b = mine.begin; b < mine.end; b++) {
+    const Range v = blocks[b];
+    T* panel = pack + panel_offset<T>(blocks, b, K, slots);
+    for (int s = 0; s < slots; s++)
+      for (int64_t i = v.begin; i < v.end; i++)
+        pack_column(weight + (s * blocks.units + i * L) * K, smaller(L, blocks.units - i * L), K,
+                    panel + (s * v.size() + i - v.begin) * L, slots * v.size() * L);
+  }
+}
+
+// For forward: [block][slot][units of the block], the sum of the biases of each slot (either may be absent).
+template <class Cell, class T>
+void pack_bias(const T* bias_ih, const T* bias_hh, const Blocks& blocks, Range mine, T* pack) {
+  constexpr int L = lanes<T>;
+  const auto add = [&](const T* bias, const int* slots, int count) {
+    if (!bias) return;
+    for (int64_t b = mine.begin; b < mine.end; b++) {
+      const Range v = blocks[b];
+      T* panel = pack + panel_offset<T>(blocks, b, 1, Cell::slots);
+      for (int s = 0; s < count; s++)
+        for (int64_t u = v.begin * L; u < smaller(v.end * L, blocks.units); u++)
+          panel[slots[s] * v.size() * L + u - v.begin * L] += bias[s * blocks.units + u];
+    }
+  };
+  for (int64_t i = blocks[mine.begin].begin * L * Cell::slots; mine.size() && i < blocks[mine.end - 1].end * L * Cell::slots;
+       i++)
+    pack[i] = 0;
+  add(bias_ih, Cell::from_x, int(sizeof(Cell::from_x) / sizeof(int)));
+  add(bias_hh, Cell::from_h, int(sizeof(Cell::from_h) / sizeof(int)));
+}
+
+// Copies row(k), `blocks.units` numbers, for k in `rows`, into panels [block][k of K][units of the block].
+template <class T, class Row>
+PYRNN_FN void pack_rows(Range rows, int64_t K, const Blocks& blocks, T* pack, const Row& row) {
+  constexpr int L = lanes<T>;
+  for (int64_t k = rows.begin; k < rows.end; k++) {
+    const T* source = row(k);
+    for (int64_t b = 0; b < blocks.count; b++) {
+      const Range v = blocks[b];
+      T* panel = pack + panel_offset<T>(blocks, b, K, 1) + k * v.size() * L;
+      for (int64_t i = v.begin; i < v.end; i++)
+        store(panel + (i - v.begin) * L, load_tail(source + i * L, blocks.units - i * L));
+    }
+  }
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

@@ -1,0 +1,57 @@
+// SPDX-License-Identifier: Apache-2.0
+// How the threads of a call divide a step among them: a pure function of sizes, the same for every cell.
+#pragma once
+
+#include "gemm.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// Thread i belongs to row group i / unit_groups and takes part i % unit_groups of the blocks of units. Row groups
+// never meet; the threads of one row group meet once a step, because each needs the whole h.
+struct Grid {
+  int row_groups, unit_groups;
+  PYRNN_FN int threads() const { return row_groups * unit_groups; }
+};
+
+struct StepCost {
+  int64_t steps, rows;     // rows: sequences, at the widest step
+  int64_t vectors;         // of units
+  int widest, most;        // vectors in a block, rows in a tile
+  double row_vector;       // cycles for one row and one vector of units
+  double bytes;            // of weights read in a step
+  bool apart;              // few rows: one row group, so that every thread count sums alike
+};
+
+// Estimated cycles of a call. The constants were fitted to measurements on a Zen 5 (AVX-512): a tile of one row waits
+// for the latency of its additions, weights beyond a core's L2 come at some 16 bytes a cycle, a barrier costs 0.3 µs.
+inline double estimate(const StepCost& c, Grid grid) {
+  const double l2_bytes = 900e3, bytes_per_cycle = 16, barrier = 1200, start = 6000, tile_overhead = 0.25;
+  double tiles = 0;
+  for_each_tile(ceil_div(c.rows, grid.row_groups), c.most,
+                [&](int64_t, int n) { tiles += tile_overhead + double(n < 2 && !c.apart ? 2 : n); });
+  const int64_t blocks = ceil_div(c.vectors, c.widest);
+  const double share = double(ceil_div(blocks, grid.unit_groups)) / double(blocks);
+  const double bytes = c.bytes * share;
+  double step = tiles * c.row_vector * double(c.vectors) * share;
+  if (bytes > l2_bytes) step += bytes / bytes_per_cycle;
+  if (grid.unit_groups > 1) step += barrier;
+  return double(c.steps) * step + (grid.threads() > 1 ? start : 0);
+}
+
+inline Grid choose_grid(const StepCost& c, int threads) {
+  Grid best{1, 1};
+  double least = estimate(c, best);
+  for (int units = 1; units <= threads && units <= ceil_div(c.vectors, c.widest); units++) {
+    const int rows = c.apart ? 1 : int(smaller(threads / units, larger(c.rows, 1)));
+    const double cost = estimate(c, {rows, units});
+    if (cost < least) {
+      least = cost;
+      best = {rows, units};
+    }
+  }
+  return best;
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

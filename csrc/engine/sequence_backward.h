@@ -1,0 +1,376 @@
+// SPDX-License-Identifier: Apache-2.0
+// A layer over a sequence, backward: a reverse sweep in chunks of steps, and after each chunk, while its dG is in
+// cache, the products that need no recursion: dx, the gradients of the weights and of the biases.
+//
+// Every sum has one order, whatever the number of threads: a thread owns outputs, never a part of a sum.
+#pragma once
+
+#include "sequence_forward.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// dG, the gradient of the slots, for the entries of a chunk: [slot][column block][entry][column_block]. Rows of a block
+// are 256 bytes apart, so both readers stream: the sweep and dx along a row, the weights' gradients down a column.
+template <class T>
+constexpr int column_block = 256 / int(sizeof(T));
+
+template <class T>
+struct SlotGradients {
+  T* data;
+  int64_t column_blocks, capacity;
+  PYRNN_FN T* block(int slot, int64_t column) const {
+    return data + (slot * column_blocks + column) * capacity * column_block<T>;
+  }
+  PYRNN_FN T* at(int slot, int64_t unit, int64_t entry) const {
+    return block(slot, unit / column_block<T>) + entry * column_block<T> + unit % column_block<T>;
+  }
+};
+
+// A tile of out[m][j] = initial + sum over slots and units of dG[entry m][slot][unit] · panel[slot, unit][j].
+// `panel` holds the slots' rows one after the other, H each. Only `slots` .. of Slots, those of `part`, are summed.
+template <class T, class Slots, int NV, int MR>
+__attribute__((noinline)) void gradient_tile(const SlotGradients<T>& dg, Range slots, int64_t H, const T* panel,
+                                             const int64_t* entry, T* const* out, int64_t columns, bool add) {
+  constexpr int L = lanes<T>, C = column_block<T>;
+  Vec<T> a[MR][NV] = {};
+  if (add)
+    PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
+        a[m][v] = load_tail(out[m] + v * L, columns - v * L);
+  for (int64_t s = slots.begin; s < slots.end; s++)
+    for (int64_t column = 0; column * C < H; column++) {
+      const T* row[MR];
+      const T* block = dg.block(Slots::at(int(s)), column);
+      PYRNN_UNROLL for (int m = 0; m < MR; m++) row[m] = block + entry[m] * C;
+      const int64_t K = smaller(C, H - column * C);
+      multiply_rows<T, OneSlot, NV, MR, NV>(a, panel, row, K);
+      panel += K * NV * L;
+    }
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
+      store_tail(out[m] + v * L, a[m][v], columns - v * L);
+}
+
+// out[m][j] (+)= sum over the chunk's entries of dG[entry][unit m] · panel[entry][j].
+template <class T, int NV, int MR>
+__attribute__((noinline)) void weight_tile(const T* dg, int64_t entries, const T* panel, T* out, int64_t stride,
+                                           int64_t columns, bool add) {
+  constexpr int L = lanes<T>;
+  Vec<T> a[MR][NV] = {};
+  if (add)
+    PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
+        a[m][v] = load_tail(out + m * stride + v * L, columns - v * L);
+  multiply_columns<T, NV, MR>(a, panel, dg, column_block<T>, entries);
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
+      store_tail(out + m * stride + v * L, a[m][v], columns - v * L);
+}
+
+constexpr int widest_panel = 4;
+constexpr int gradient_rows = tile_rows(widest_panel);
+// Slots of a panel that are summed in one pass: as many as leave room in L2 for the rows.
+constexpr int64_t panel_bytes = 384 << 10;
+
+template <class Cell, class T>
+struct Backward {
+  const BackwardArgs& args;
+  int64_t I, H, padded, capacity;
+  Blocks units, inputs;
+  Grid grid;
+  int threads;
+
+  T *h_weights, *x_weights;   // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block]
+  T *x_panels, *h_panels;     // the chunk's x and previous h: [block][entry][vectors of the block]
+  T *ds, *ds_initial;         // (states, B, padded): gradient of the current state; of the initial one, from resets
+  T* bias;                    // (slots, padded)
+  SlotGradients<T> dg;
+  Barrier* barriers;
+  int32_t* entries;           // (threads, max_rows)
+  int64_t* local;             // (threads, max(max_rows, capacity)): entries, counted from the chunk's first
+  T** rows;                   // the same shape: the rows that a product writes
+
+  Backward(const BackwardArgs& args, int threads)
+      : args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
+        capacity(chunk_capacity()), units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel), threads(threads) {}
+
+  // Entries in a chunk: enough to make up for reading and writing the weights' gradients once a chunk.
+  int64_t chunk_capacity() const {
+    const int64_t wanted = larger(256, smaller(1024, smaller(H, I)));
+    return larger(args.schedule.max_rows, smaller(wanted, args.schedule.entries));
+  }
+
+  size_t carve(void* base) {
+    Carver memory{static_cast<char*>(base)};
+    h_weights = memory.take<T>(FromH<Cell>::count * H * units.vectors * lanes<T>);
+    x_weights = memory.take<T>(FromX<Cell>::count * H * inputs.vectors * lanes<T>);
+    x_panels = memory.take<T>(capacity * inputs.vectors * lanes<T>);
+    h_panels = memory.take<T>(capacity * units.vectors * lanes<T>);
+    ds = memory.take<T>(Cell::states * args.sizes.B * padded);
+    ds_initial = memory.take<T>(Cell::states * args.sizes.B * padded);
+    bias = memory.take<T>(Cell::slots * padded);
+    dg.column_blocks = ceil_div(H, column_block<T>);
+    dg.capacity = capacity;
+    dg.data = memory.take<T>(Cell::slots * dg.column_blocks * capacity * column_block<T>);
+    barriers = memory.take<Barrier>(threads + 1);
+    entries = memory.take<int32_t>(threads * args.schedule.max_rows);
+    local = memory.take<int64_t>(threads * capacity);
+    rows = memory.take<T*>(threads * capacity);
+    return memory.used;
+  }
+
+  PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
+  PYRNN_FN const T* state_row(int64_t row) const {
+    return static_cast<const T*>(args.states) + row * Cell::states * padded;
+  }
+
+  void prepare(int thread) const {
+    const int64_t B = args.sizes.B;
+    const T* hh = static_cast<const T*>(args.weight_hh);
+    const T* ih = static_cast<const T*>(args.weight_ih);
+    pack_rows<T>(part(FromH<Cell>::count * H, thread, threads), FromH<Cell>::count * H, units, h_weights,
+                 [&](int64_t k) { return hh + k * H; });
+    if (args.dx.data)
+      pack_rows<T>(part(FromX<Cell>::count * H, thread, threads), FromX<Cell>::count * H, inputs, x_weights,
+                   [&](int64_t k) { return ih + k * I; });
+    const Range mine = part(B, thread, threads);
+    for (int s = 0; s < Cell::states; s++)
+      for (int64_t b = mine.begin; b < mine.end; b++) {
+        copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
+        copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
+      }
+    const Range bias_part = part(Cell::slots * padded, thread, threads);
+    for (int64_t i = bias_part.begin; i < bias_part.end; i++) bias[i] = 0;
+    if (args.dx.data && !args.dx_accumulate)
+      clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
+  }
+
+  // The cell's derivative at step i: dy and the state's gradient become dG and the gradient of the previous state.
+  void pointwise(const int32_t* list, int64_t count, Range mine, int64_t first) const {
+    constexpr int L = lanes<T>;
+    const Schedule& schedule = args.schedule;
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
+      const T* s = state_row(schedule.source[e]);
+      const T* gates = static_cast<const T*>(args.gates) + e * Cell::saved * padded;
+      const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
+      for (int64_t unit = mine.begin * L; unit < mine.end * L; unit += L) {
+        Vec<T> save[Cell::saved], state[Cell::states], d[Cell::states], da[Cell::slots];
+        PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) save[i] = load(gates + i * padded + unit);
+        PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) {
+          state[i] = load(s + i * padded + unit);
+          d[i] = load(ds_row(i, b) + unit);
+        }
+        if (dy) d[0] += load_tail(dy + unit, H - unit);
+        Cell::backward(save, state, static_cast<const Vec<T>*>(nullptr), d, da, static_cast<Vec<T>*>(nullptr));
+        PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(ds_row(i, b) + unit, d[i]);
+        PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) store(dg.at(i, unit, e - first), da[i]);
+      }
+    }
+  }
+
+  // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
+  template <class Slots>
+  PYRNN_FN void gradient_rows_product(const int64_t* local, T* const* out, int64_t count, const Blocks& blocks, Range mine,
+                                      const T* weights, bool add) const {
+    constexpr int L = lanes<T>;
+    for (int64_t block = mine.begin; block < mine.end; block++) {
+      const Range v = blocks[block];
+      const T* panel = weights + panel_offset<T>(blocks, block, Slots::count * H, 1);
+      const int64_t slot_size = H * v.size() * L;
+      const int64_t together = larger(1, panel_bytes / (slot_size * int64_t(sizeof(T))));
+      for (int64_t s = 0; s < Slots::count; s += together) {
+        const Range slots{s, smaller(Slots::count, s + together)};
+        with_constant<widest_panel>(int(v.size()), [&](auto width) {
+          for_each_tile(count, gradient_rows, [&](int64_t first, int n) {
+            with_constant<gradient_rows>(n, [&](auto n) {
+              constexpr int MR = decltype(n)::value;
+              T* to[MR];
+              for (int m = 0; m < MR; m++) to[m] = out[first + m] + v.begin * L;
+              gradient_tile<T, Slots, decltype(width)::value, MR>(dg, slots, H, panel + s * slot_size, local + first, to,
+                                                                  blocks.units - v.begin * L, add || s > 0);
+            });
+          });
+        });
+      }
+    }
+  }
+
+  // Steps [begin, end), backwards, for this thread's rows and units.
+  void sweep(int thread, int64_t begin, int64_t end) const {
+    const Schedule& schedule = args.schedule;
+    const int64_t first = schedule.offset[begin];
+    const int group = thread / grid.unit_groups;
+    const Range blocks = part(units.count, thread % grid.unit_groups, grid.unit_groups);
+    const Range vectors{blocks.begin < units.count ? units[blocks.begin].begin : 0,
+                        blocks.size() ? units[blocks.end - 1].end : 0};
+    int32_t* list = entries + thread * schedule.max_rows;
+    int64_t* mine = local + thread * capacity;
+    T** out = rows + thread * capacity;
+    for (int64_t i = end - 1; i >= begin; i--) {
+      const int64_t count = entries_of_group(schedule, i, grid, group, list);
+      pointwise(list, count, vectors, first);
+      barriers[1 + group].wait(grid.unit_groups);
+      for (int64_t n = 0; n < count; n++) {
+        mine[n] = list[n] - first;
+        out[n] = ds_row(0, schedule.batch[list[n]]);
+      }
+      gradient_rows_product<FromH<Cell>>(mine, out, count, padded_blocks(), blocks, h_weights, true);
+      if (schedule.resets) cut(list, count, vectors);
+    }
+  }
+
+  // The rows of ds are padded: whole vectors may be written.
+  PYRNN_FN Blocks padded_blocks() const {
+    Blocks blocks = units;
+    blocks.units = padded;
+    return blocks;
+  }
+
+  // Where a step started from zeros or from the initial state, the gradient does not reach the step before.
+  void cut(const int32_t* list, int64_t count, Range vectors) const {
+    const int64_t B = args.sizes.B;
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t source = args.schedule.source[list[n]], b = args.schedule.batch[list[n]];
+      if (source > B) continue;
+      for (int s = 0; s < Cell::states; s++)
+        for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++) {
+          if (source < B) ds_initial[(s * B + b) * padded + u] += ds_row(s, b)[u];
+          ds_row(s, b)[u] = 0;
+        }
+    }
+  }
+
+  // dweight rows [mine) of Slots::count·H: += dGᵀ · panels, for the entries of a chunk.
+  template <class Slots>
+  PYRNN_FN void weight_product(Range mine, int64_t count, const Blocks& blocks, const T* panels, T* dweight, bool add) const {
+    constexpr int L = lanes<T>, C = column_block<T>;
+    for (int64_t row = mine.begin; row < mine.end;) {
+      const int64_t unit = row % H;
+      const int slot = Slots::at(int(row / H));
+      const int64_t size = smaller(mine.end - row, smaller(H - unit, C - unit % C));
+      for (int64_t block = 0; block < blocks.count; block++) {
+        const Range v = blocks[block];
+        const T* panel = panels + panel_offset<T>(blocks, block, capacity, 1);
+        with_constant<widest_panel>(int(v.size()), [&](auto width) {
+          for_each_tile(size, gradient_rows, [&](int64_t first, int n) {
+            with_constant<gradient_rows>(n, [&](auto n) {
+              weight_tile<T, decltype(width)::value, decltype(n)::value>(
+                  dg.at(slot, unit + first, 0), count, panel, dweight + (row + first) * blocks.units + v.begin * L,
+                  blocks.units, blocks.units - v.begin * L, add);
+            });
+          });
+        });
+      }
+      row += size;
+    }
+  }
+
+  void bias_sums(Range vectors, int64_t count) const {
+    constexpr int L = lanes<T>;
+    for (int s = 0; s < Cell::slots; s++)
+      for (int64_t unit = vectors.begin * L; unit < vectors.end * L; unit += L) {
+        Vec<T> sum = load(bias + s * padded + unit);
+        const T* column = dg.at(s, unit, 0);
+        for (int64_t e = 0; e < count; e++) sum += load(column + e * column_block<T>);
+        store(bias + s * padded + unit, sum);
+      }
+  }
+
+  void products(int thread, int64_t begin, int64_t end, bool first_chunk) const {
+    const Schedule& schedule = args.schedule;
+    const int64_t first = schedule.offset[begin], count = schedule.offset[end] - first;
+    if (args.dx.data) {
+      const Range mine = part(count, thread, threads);
+      int64_t* list = local + thread * capacity;
+      T** out = rows + thread * capacity;
+      for (int64_t n = mine.begin; n < mine.end; n++) {
+        list[n - mine.begin] = n;
+        out[n - mine.begin] = element<T>(args.dx, schedule.time[first + n], schedule.batch[first + n]);
+      }
+      gradient_rows_product<FromX<Cell>>(list, out, mine.size(), inputs, {0, inputs.count}, x_weights,
+                                         args.dx_accumulate != 0);
+    }
+    weight_product<FromX<Cell>>(part(FromX<Cell>::count * H, thread, threads), count, inputs, x_panels,
+                                static_cast<T*>(args.dweight_ih), !first_chunk);
+    weight_product<FromH<Cell>>(part(FromH<Cell>::count * H, thread, threads), count, units, h_panels,
+                                static_cast<T*>(args.dweight_hh), !first_chunk);
+    bias_sums(part(units.vectors, thread, threads), count);
+  }
+
+  // The chunk's x and previous h as panels, this thread's share of the entries.
+  void gather(int thread, int64_t begin, int64_t end) const {
+    const Schedule& schedule = args.schedule;
+    const int64_t first = schedule.offset[begin];
+    const Range mine = part(schedule.offset[end] - first, thread, threads);
+    pack_rows<T>(mine, capacity, inputs, x_panels, [&](int64_t k) {
+      return element<T>(args.x, schedule.time[first + k], schedule.batch[first + k]);
+    });
+    pack_rows<T>(mine, capacity, padded_blocks(), h_panels, [&](int64_t k) { return state_row(schedule.source[first + k]); });
+  }
+
+  void work(int thread) const {
+    const Schedule& schedule = args.schedule;
+    prepare(thread);
+    for (int64_t end = schedule.steps; end > 0;) {
+      int64_t begin = end - 1;
+      while (begin > 0 && schedule.offset[end] - schedule.offset[begin - 1] <= capacity) begin--;
+      gather(thread, begin, end);
+      barriers[0].wait(threads);  // the last chunk's products are done with dG; the packs are complete
+      if (thread < grid.threads()) sweep(thread, begin, end);
+      barriers[0].wait(threads);
+      products(thread, begin, end, end == schedule.steps);
+      barriers[0].wait(threads);
+      end = begin;
+    }
+  }
+
+  void finish() const {
+    const int64_t B = args.sizes.B;
+    for (int s = 0; s < Cell::states; s++)
+      for (int64_t b = 0; b < B; b++) {
+        T* out = element<T>(args.dstate_out[s], 0, b);
+        for (int64_t u = 0; u < H; u++) out[u] = ds_row(s, b)[u] + ds_initial[(s * B + b) * padded + u];
+      }
+    const auto biases = [&](void* out, const int* slots, int count) {
+      if (!out) return;
+      for (int s = 0; s < count; s++) copy_row<T>(bias + slots[s] * padded, H, static_cast<T*>(out) + s * H, 0);
+    };
+    biases(args.dbias_ih, Cell::from_x, FromX<Cell>::count);
+    biases(args.dbias_hh, Cell::from_h, FromH<Cell>::count);
+    if (args.schedule.entries == 0) {
+      copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_ih), FromX<Cell>::count * H * I);
+      copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_hh), FromH<Cell>::count * H * H);
+    }
+  }
+};
+
+template <class Cell, class T>
+StepCost backward_cost(const Sizes& sizes, const Schedule& schedule) {
+  const double products = double(FromH<Cell>::count * sizes.H);
+  const int64_t vectors = ceil_div(sizes.H, lanes<T>);
+  return {schedule.steps, schedule.max_rows, vectors, widest_panel, gradient_rows, products / 2 + 15 * Cell::slots,
+          products * double(vectors) * vector_bytes, false};
+}
+
+template <class Cell, class T>
+size_t backward_workspace(const Sizes& sizes, const Schedule& schedule, int threads) {
+  BackwardArgs args{};
+  args.sizes = sizes;
+  args.schedule = schedule;
+  return Backward<Cell, T>(args, threads).carve(nullptr);
+}
+
+template <class Cell, class T>
+void backward(const BackwardArgs& args, int threads) {
+  const StepCost cost = backward_cost<Cell, T>(args.sizes, args.schedule);
+  // The products outside the loop are worth every thread once they take longer than waking it.
+  const double operations = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) * double(args.sizes.I + args.sizes.H);
+  Team team(operations > 2e6 ? threads : choose_grid(cost, threads).threads());
+  Backward<Cell, T> call(args, team.size());
+  call.grid = choose_grid(cost, team.size());
+  call.carve(args.workspace);
+  for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
+  team.run([](void* context, int thread, int) { static_cast<Backward<Cell, T>*>(context)->work(thread); }, &call);
+  call.finish();
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

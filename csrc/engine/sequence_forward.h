@@ -1,0 +1,139 @@
+// SPDX-License-Identifier: Apache-2.0
+// A layer over a sequence, forward: one parallel region, in which every thread runs the schedule's steps on its rows.
+#pragma once
+
+#include "../kernels.h"
+#include "barrier.h"
+#include "parallel.h"
+#include "plan.h"
+#include "step.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+template <class T>
+PYRNN_FN T* element(const View& view, int64_t t, int64_t b) {
+  return static_cast<T*>(view.data) + t * view.step + b * view.row;
+}
+
+// out[0..n) = in (zeros when null), and zeros up to `padded`.
+template <class T>
+PYRNN_FN void copy_row(const T* in, int64_t n, T* out, int64_t padded) {
+  for (int64_t i = 0; i < n; i++) out[i] = in ? in[i] : T(0);
+  for (int64_t i = n; i < padded; i++) out[i] = T(0);
+}
+
+// The pairs (t, b) that the schedule leaves out are zero in y, and in the gradient of x.
+template <class T>
+PYRNN_FN void clear_idle(const Schedule& schedule, const View& view, int64_t B, int64_t n, Range mine) {
+  for (int64_t i = mine.begin; i < mine.end; i++) {
+    T* row = element<T>(view, schedule.idle[i] / B, schedule.idle[i] % B);
+    for (int64_t k = 0; k < n; k++) row[k] = T(0);
+  }
+}
+
+// The entries of step i that belong to this thread's row group, in order.
+PYRNN_FN int64_t entries_of_group(const Schedule& schedule, int64_t i, const Grid& grid, int group, int32_t* entries) {
+  int64_t count = 0;
+  for (int64_t e = schedule.offset[i]; e < schedule.offset[i + 1]; e++)
+    if (grid.row_groups == 1 || schedule.rank[schedule.batch[e]] % grid.row_groups == group) entries[count++] = int32_t(e);
+  return count;
+}
+
+template <class Cell, class T>
+StepCost forward_cost(const Sizes& sizes, const Schedule& schedule) {
+  const double products = double(FromX<Cell>::count * sizes.I + FromH<Cell>::count * sizes.H);
+  const Blocks blocks = unit_blocks<Cell, T>(sizes.H);
+  return {schedule.steps, schedule.max_rows, blocks.vectors, widest_block<Cell>, tile_rows(Cell::slots * widest_block<Cell>),
+          products / 2 + 15 * Cell::slots, products * double(blocks.vectors) * vector_bytes, sizes.B <= few_rows};
+}
+
+template <class Cell, class T>
+struct Forward {
+  const ForwardArgs& args;
+  PackedLayer<Cell, T> layer;
+  Grid grid;
+  int threads;
+  Barrier* barriers;      // one for all, one for each row group
+  StepRow<T>* step_rows_; // (threads, max_rows)
+  int32_t* entries;       // (threads, max_rows)
+
+  Forward(const ForwardArgs& args, int threads) : args(args), layer(args.sizes.I, args.sizes.H), threads(threads) {}
+
+  size_t carve(void* base) {
+    Carver memory{static_cast<char*>(base)};
+    layer.carve(memory);
+    barriers = memory.take<Barrier>(threads + 1);
+    step_rows_ = memory.take<StepRow<T>>(threads * args.schedule.max_rows);
+    entries = memory.take<int32_t>(threads * args.schedule.max_rows);
+    return memory.used;
+  }
+
+  PYRNN_FN T* state_row(int64_t row) const { return static_cast<T*>(args.states) + row * Cell::states * layer.padded; }
+
+  void prepare(int thread) const {
+    const int64_t B = args.sizes.B;
+    layer.pack(static_cast<const T*>(args.weight_ih), static_cast<const T*>(args.weight_hh),
+               static_cast<const T*>(args.bias_ih), static_cast<const T*>(args.bias_hh),
+               part(layer.blocks.count, thread, threads));
+    const Range mine = part(B + 1, thread, threads);
+    for (int64_t b = mine.begin; b < mine.end; b++)
+      for (int s = 0; s < Cell::states; s++)
+        copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, layer.H,
+                    state_row(b) + s * layer.padded, layer.padded);
+    clear_idle<T>(args.schedule, args.y, B, layer.H, part(args.schedule.idles, thread, threads));
+  }
+
+  void work(int thread) const {
+    prepare(thread);
+    barriers[0].wait(threads);
+    if (thread >= grid.threads()) return;
+    const Schedule& schedule = args.schedule;
+    const int group = thread / grid.unit_groups;
+    const Range mine = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
+    StepRow<T>* rows = step_rows_ + thread * schedule.max_rows;
+    int32_t* list = entries + thread * schedule.max_rows;
+    for (int64_t i = 0; i < schedule.steps; i++) {
+      const int64_t count = entries_of_group(schedule, i, grid, group, list);
+      for (int64_t n = 0; n < count; n++) {
+        const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
+        rows[n] = {element<T>(args.x, t, b), state_row(schedule.source[e]), state_row(schedule.target[e]),
+                   element<T>(args.y, t, b),
+                   args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
+      }
+      step_rows<Cell, T>(layer, rows, count, mine, args.sizes.B <= few_rows);
+      barriers[1 + group].wait(grid.unit_groups);
+    }
+  }
+
+  void finish() const {
+    for (int64_t b = 0; b < args.sizes.B; b++)
+      for (int s = 0; s < Cell::states; s++)
+        copy_row<T>(state_row(args.schedule.last[b]) + s * layer.padded, layer.H, element<T>(args.state_out[s], 0, b), 0);
+  }
+};
+
+template <class Cell, class T>
+Memory forward_memory(const Sizes& sizes, const Schedule& schedule, int threads, bool save) {
+  ForwardArgs args{};
+  args.sizes = sizes;
+  args.schedule = schedule;
+  const size_t padded = size_t(padded_units<T>(sizes.H)) * sizeof(T);
+  return {Forward<Cell, T>(args, threads).carve(nullptr), size_t(schedule.state_rows) * Cell::states * padded,
+          save ? size_t(schedule.entries) * Cell::saved * padded : 0};
+}
+
+template <class Cell, class T>
+void forward(const ForwardArgs& args, int threads) {
+  const StepCost cost = forward_cost<Cell, T>(args.sizes, args.schedule);
+  Team team(choose_grid(cost, threads).threads());
+  Forward<Cell, T> call(args, team.size());
+  call.grid = choose_grid(cost, team.size());
+  call.carve(args.workspace);
+  for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
+  team.run([](void* context, int thread, int) { static_cast<Forward<Cell, T>*>(context)->work(thread); }, &call);
+  call.finish();
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

@@ -1,0 +1,128 @@
+// SPDX-License-Identifier: Apache-2.0
+// One step of a cell for a tile of rows: both products in registers, the cell in their epilogue.
+#pragma once
+
+#include "../cells/cell.h"
+#include "gemm.h"
+#include "pack.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+template <class Cell>
+struct FromX {
+  static constexpr int count = int(sizeof(Cell::from_x) / sizeof(int));
+  static constexpr int at(int i) { return Cell::from_x[i]; }
+};
+template <class Cell>
+struct FromH {
+  static constexpr int count = int(sizeof(Cell::from_h) / sizeof(int));
+  static constexpr int at(int i) { return Cell::from_h[i]; }
+};
+
+// Vectors of units in a block: all the slots of a block are in registers at once.
+template <class Cell>
+constexpr int widest_block = Cell::slots >= 4 ? 1 : 4 / Cell::slots;
+
+template <class Cell, class T>
+PYRNN_FN Blocks unit_blocks(int64_t H) {
+  return Blocks(H, lanes<T>, widest_block<Cell>);
+}
+
+// Distance between the rows of units in the states and the gates: whole vectors, so that no lane needs a mask there.
+template <class T>
+PYRNN_FN int64_t padded_units(int64_t H) {
+  return round_up(H, lanes<T>);
+}
+
+// Where one sequence's step reads and writes.
+template <class T>
+struct StepRow {
+  const T *x, *state;  // (I), (states, padded)
+  T *state_new, *y;    // (states, padded), (H)
+  T* gates;            // (saved, padded), or null
+};
+
+// A layer's weights as the tiles read them.
+template <class Cell, class T>
+struct PackedLayer {
+  Blocks blocks;
+  int64_t I, H, padded;
+  T *x_panels, *h_panels, *bias;
+
+  PYRNN_FN PackedLayer(int64_t I, int64_t H) : blocks(unit_blocks<Cell, T>(H)), I(I), H(H), padded(padded_units<T>(H)) {}
+
+  PYRNN_FN void carve(Carver& memory) {
+    x_panels = memory.take<T>(padded * I * FromX<Cell>::count);
+    h_panels = memory.take<T>(padded * H * FromH<Cell>::count);
+    bias = memory.take<T>(padded * Cell::slots);
+  }
+
+  void pack(const T* weight_ih, const T* weight_hh, const T* bias_ih, const T* bias_hh, Range mine) const {
+    pack_slots<T>(weight_ih, FromX<Cell>::count, I, blocks, mine, x_panels);
+    pack_slots<T>(weight_hh, FromH<Cell>::count, H, blocks, mine, h_panels);
+    pack_bias<Cell, T>(bias_ih, bias_hh, blocks, mine, bias);
+  }
+};
+
+// Apart: the K-split that keeps a tile of one to three rows busy. It changes the order of the sum, so a whole call
+// uses it or none of it does.
+template <class Cell, class T, int NV, int MR, bool Apart>
+__attribute__((noinline)) void step_tile(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t block) {
+  constexpr int L = lanes<T>, ACC = Cell::slots * NV;
+  constexpr int KU = !Apart || MR * ACC * 2 > tile_accumulators ? 1 : (MR * ACC * 4 > tile_accumulators ? 2 : 4);
+  const int64_t first = layer.blocks[block].begin;
+  const T* x[MR];
+  const T* h[MR];
+  Vec<T> a[MR][ACC];
+  const T* bias = layer.bias + first * L * Cell::slots;
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) {
+    x[m] = rows[m].x;
+    h[m] = rows[m].state;
+    PYRNN_UNROLL for (int j = 0; j < ACC; j++) a[m][j] = load(bias + j * L);
+  }
+  multiply_rows<T, FromX<Cell>, NV, MR, ACC, KU>(a, layer.x_panels + first * L * layer.I * FromX<Cell>::count, x, layer.I);
+  multiply_rows<T, FromH<Cell>, NV, MR, ACC, KU>(a, layer.h_panels + first * L * layer.H * FromH<Cell>::count, h, layer.H);
+
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) {
+    const StepRow<T> row = rows[m];
+    PYRNN_UNROLL for (int v = 0; v < NV; v++) {
+      const int64_t unit = (first + v) * L;
+      Vec<T> slot[Cell::slots], state[Cell::states], state_new[Cell::states], save[Cell::saved];
+      PYRNN_UNROLL for (int s = 0; s < Cell::slots; s++) slot[s] = a[m][s * NV + v];
+      PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) state[s] = load(row.state + s * layer.padded + unit);
+      Cell::forward(slot, state, static_cast<const Vec<T>*>(nullptr), state_new, save);
+      PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) store(row.state_new + s * layer.padded + unit, state_new[s]);
+      store_tail(row.y + unit, state_new[0], layer.H - unit);
+      if (row.gates)
+        PYRNN_UNROLL for (int s = 0; s < Cell::saved; s++) store(row.gates + s * layer.padded + unit, save[s]);
+    }
+  }
+}
+
+// Below this many sequences a call sums K apart.
+constexpr int64_t few_rows = 3;
+
+// Advances `count` rows through the blocks `mine`.
+template <class Cell, class T>
+PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine, bool apart) {
+  static_assert(Cell::params == 0, "per-unit parameters are not read by the engine");
+  constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
+  for (int64_t block = mine.begin; block < mine.end; block++) {
+    const auto tile = [&](auto width, auto n, int64_t first) {
+      constexpr int NV = decltype(width)::value, MR = decltype(n)::value;
+      if constexpr (MR <= few_rows) {
+        if (apart) return step_tile<Cell, T, NV, MR, true>(layer, rows + first, block);
+      }
+      step_tile<Cell, T, NV, MR, false>(layer, rows + first, block);
+    };
+    with_constant<widest_block<Cell>>(int(layer.blocks[block].size()), [&](auto width) {
+      for_each_tile(count, most, [&](int64_t first, int n) {
+        with_constant<most>(n, [&](auto n) { tile(width, n, first); });
+      });
+    });
+  }
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fills the table of kernels; compiled once for each instruction set, in a namespace of its own.
+#include "kernels.h"
+
+#include "cells/registry.h"
+#include "engine/sequence_backward.h"
+#include "engine/sequence_forward.h"
+#include "engine/stream.h"
+
+#if !defined(PYRNN_ISA_NAME)
+#define PYRNN_ISA_NAME "host"
+#endif
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+template <class T>
+void activation(int which, const void* in, void* out, int64_t n) {
+  const T* x = static_cast<const T*>(in);
+  T* y = static_cast<T*>(out);
+  for (int64_t i = 0; i < n; i += lanes<T>) {
+    const Vec<T> v = load_tail(x + i, n - i);
+    const Vec<T> f = which == activation_sigmoid ? Sigmoid::f(v)
+                     : which == activation_tanh  ? Tanh::f(v)
+                     : which == activation_relu  ? Relu::f(v)
+                                                 : exp(v);
+    store_tail(y + i, f, n - i);
+  }
+}
+
+// As many independent multiply-adds as the units take at once: what no kernel can exceed.
+template <class T>
+double fma_burst(int64_t rounds) {
+  constexpr int chains = vector_registers == 32 ? 24 : 12;
+  Vec<T> a[chains], x = broadcast(T(0.999)), y = broadcast(T(0.001));
+  asm volatile("" : "+m"(x), "+m"(y));
+  PYRNN_UNROLL for (int i = 0; i < chains; i++) a[i] = broadcast(T(i));
+  for (int64_t r = 0; r < rounds; r++) PYRNN_UNROLL for (int i = 0; i < chains; i++) a[i] = a[i] * x + y;
+  Vec<T> sum{};
+  PYRNN_UNROLL for (int i = 0; i < chains; i++) sum += a[i];
+  asm volatile("" : "+m"(sum));
+  return 2.0 * chains * lanes<T> * double(rounds);
+}
+
+template <class Cell>
+CellInfo cell_info(const char* name) {
+  static_assert(Cell::slots <= max_slots && Cell::states <= kMaxStates && Cell::saved <= max_saved && Cell::params <= max_params,
+                "the kernels' tables are that large");
+  return {name,         Cell::slots,        Cell::states,       Cell::saved,  Cell::params,
+          FromX<Cell>::count, FromH<Cell>::count, Cell::from_x, Cell::from_h};
+}
+
+template <class Cell, class T>
+constexpr CellKernels cell_kernels() {
+  return {forward_memory<Cell, T>,     forward<Cell, T>,           backward_workspace<Cell, T>, backward<Cell, T>,
+          stream_pack_bytes<Cell, T>,  stream_state_bytes<Cell, T>, stream_scratch_bytes<Cell, T>, stream_pack<Cell, T>,
+          stream_step<Cell, T>,        padded_units<T>};
+}
+
+const Kernels& kernels() {
+  static const Kernels table = [] {
+    Kernels t{};
+    t.isa = PYRNN_ISA_NAME;
+#define PYRNN_ENTRY(name, ...)                                      \
+  t.info[t.cell_count] = cell_info<__VA_ARGS__>(name);              \
+  t.cell[t.cell_count][float32] = cell_kernels<__VA_ARGS__, float>();  \
+  t.cell[t.cell_count][float64] = cell_kernels<__VA_ARGS__, double>(); \
+  t.cell_count++;
+    PYRNN_CELLS(PYRNN_ENTRY)
+#undef PYRNN_ENTRY
+    t.activation[float32] = activation<float>;
+    t.activation[float64] = activation<double>;
+    t.fma_burst[float32] = fma_burst<float>;
+    t.fma_burst[float64] = fma_burst<double>;
+    return t;
+  }();
+  return table;
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

@@ -1,0 +1,81 @@
+// SPDX-License-Identifier: Apache-2.0
+// Exponential and hyperbolic tangent on vectors, and the activations: policies with the derivative taken from the output.
+#pragma once
+
+#include "simd.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// What one floating-point format needs to split x into n·ln2 + r, |r| <= ln2/2.
+// `round` is 1.5·2^(mantissa bits): adding it leaves the nearest integer in the low bits. ln2_high has enough
+// trailing zeros that n·ln2_high is exact. `coefficients` are a minimax fit of (e^r - 1 - r)/r², lowest first.
+template <class T>
+struct ExpConstants;
+template <>
+struct ExpConstants<float> {
+  static constexpr float log2e = 1.44269504f, round = 12582912.f;
+  static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
+  static constexpr float lowest = -87.f, highest = 88.f;  // e^x stays a normal number
+  static constexpr int mantissa = 23, count = 5;          // relative error of the fit 3.1e-9
+  static constexpr float coefficients[count] = {0.50000000953f, 0.16666518676f, 0.041666205370f, 0.0083689110755f,
+                                                0.0013950525283f};
+};
+template <>
+struct ExpConstants<double> {
+  static constexpr double log2e = 1.4426950408889634074, round = 6755399441055744.0;
+  static constexpr double ln2_high = 0.693145751953125, ln2_low = 1.4286068203094172321e-6;
+  static constexpr double lowest = -708., highest = 709.;
+  static constexpr int mantissa = 52, count = 10;  // relative error of the fit 3.5e-18
+  static constexpr double coefficients[count] = {
+      0.5000000000000012696,    0.1666666666666669905,    0.04166666666651558337,  0.008333333333307199691,
+      0.001388888894701060307,  0.0001984126991741665411, 2.480148991842830899e-5, 2.755721625734190987e-6,
+      2.763129715202249511e-7,  2.511787819990127196e-8};
+};
+
+// e^x = scale·(1 + m): scale a power of two, m = e^r - 1 exact to the last bits also where it is tiny.
+template <class T>
+PYRNN_FN void split_exp(Vec<T> x, Vec<T>& scale, Vec<T>& m) {
+  using C = ExpConstants<T>;
+  using Integers = Vec<typename IndexOf<T>::type>;
+  x = min(broadcast(C::highest), max(broadcast(C::lowest), x));
+  const Vec<T> shifted = x * C::log2e + C::round;
+  const Vec<T> n = shifted - C::round;
+  const Vec<T> r = x - n * C::ln2_high - n * C::ln2_low;
+  Vec<T> p = broadcast(C::coefficients[C::count - 1]);
+  PYRNN_UNROLL for (int i = C::count - 2; i >= 0; i--) p = p * r + C::coefficients[i];
+  m = (r * r) * p + r;
+  scale = (Vec<T>)((Integers)broadcast(T(1)) + ((Integers)shifted << C::mantissa));
+}
+
+// Max error 2 ULP on [-87, 88] (float) and [-708, 709] (double); constant beyond; NaN stays NaN.
+template <class T>
+PYRNN_FN Vec<T> exp_vector(Vec<T> x) {
+  Vec<T> scale, m;
+  split_exp<T>(x, scale, m);
+  return scale * m + scale;
+}
+
+// tanh x = e/(e + 2) with e = e^{2x} - 1, which keeps the relative accuracy near zero.
+// Max error 4 ULP everywhere (float and double); NaN stays NaN. |x| is cut where tanh is 1 to the last bit.
+template <class T>
+PYRNN_FN Vec<T> tanh_vector(Vec<T> x) {
+  const Vec<T> bound = broadcast(T(22));
+  Vec<T> scale, m;
+  x = min(bound, max(-bound, x));
+  split_exp<T>(x + x, scale, m);
+  const Vec<T> e = scale * m + (scale - 1);
+  return e * reciprocal(e + 2);
+}
+
+PYRNN_FN Vec<float> exp(Vec<float> x) { return exp_vector<float>(x); }
+PYRNN_FN Vec<double> exp(Vec<double> x) { return exp_vector<double>(x); }
+PYRNN_FN Vec<float> tanh(Vec<float> x) { return tanh_vector<float>(x); }
+PYRNN_FN Vec<double> tanh(Vec<double> x) { return tanh_vector<double>(x); }
+PYRNN_FN Vec<float> positive(Vec<float> x) { return max(Vec<float>{}, x); }
+PYRNN_FN Vec<double> positive(Vec<double> x) { return max(Vec<double>{}, x); }
+PYRNN_FN Vec<float> where_positive(Vec<float> y, Vec<float> then) { return y > 0 ? then : Vec<float>{}; }
+PYRNN_FN Vec<double> where_positive(Vec<double> y, Vec<double> then) { return y > 0 ? then : Vec<double>{}; }
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

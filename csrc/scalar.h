@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: Apache-2.0
+// The names of simd.h and math.h for one value at a time, and Dual: a value with its derivative, for the tests.
+#pragma once
+
+#include <math.h>
+
+#include "fn.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+PYRNN_FN float exp(float x) { return ::expf(x); }
+PYRNN_FN double exp(double x) { return ::exp(x); }
+PYRNN_FN float tanh(float x) { return ::tanhf(x); }
+PYRNN_FN double tanh(double x) { return ::tanh(x); }
+PYRNN_FN float reciprocal(float x) { return 1 / x; }
+PYRNN_FN double reciprocal(double x) { return 1 / x; }
+PYRNN_FN double positive(double x) { return 0 > x ? 0 : x; }
+PYRNN_FN float positive(float x) { return 0 > x ? 0 : x; }
+template <class V>
+PYRNN_FN V where_positive(V y, V then) {
+  return y > 0 ? then : V(0);
+}
+
+// v + d·ε with ε² = 0: running a cell's forward on it gives the exact directional derivative.
+struct Dual {
+  double v, d;
+};
+PYRNN_FN Dual operator-(Dual a) { return {-a.v, -a.d}; }
+PYRNN_FN Dual operator+(Dual a, Dual b) { return {a.v + b.v, a.d + b.d}; }
+PYRNN_FN Dual operator-(Dual a, Dual b) { return {a.v - b.v, a.d - b.d}; }
+PYRNN_FN Dual operator*(Dual a, Dual b) { return {a.v * b.v, a.d * b.v + a.v * b.d}; }
+PYRNN_FN Dual operator+(double a, Dual b) { return {a + b.v, b.d}; }
+PYRNN_FN Dual operator-(double a, Dual b) { return {a - b.v, -b.d}; }
+PYRNN_FN Dual operator*(double a, Dual b) { return {a * b.v, a * b.d}; }
+PYRNN_FN Dual exp(Dual a) { return {::exp(a.v), ::exp(a.v) * a.d}; }
+PYRNN_FN Dual tanh(Dual a) {
+  const double c = ::cosh(a.v);
+  return {::tanh(a.v), a.d / (c * c)};
+}
+PYRNN_FN Dual reciprocal(Dual a) { return {1 / a.v, -a.d / (a.v * a.v)}; }
+PYRNN_FN Dual positive(Dual a) { return 0 > a.v ? Dual{0, 0} : a; }
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

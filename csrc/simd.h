@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: Apache-2.0
+// Vec<T>: the widest vector of the instruction set, on the compiler's vector extensions.
+#pragma once
+
+#include <stdint.h>
+#if defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+#include "fn.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+#if defined(__AVX512F__)
+constexpr int vector_bytes = 64, vector_registers = 32;
+#elif defined(__AVX__)
+constexpr int vector_bytes = 32, vector_registers = 16;
+#elif defined(__aarch64__)
+constexpr int vector_bytes = 16, vector_registers = 32;
+#else
+constexpr int vector_bytes = 16, vector_registers = 16;
+#endif
+
+template <class T>
+struct IndexOf;
+template <>
+struct IndexOf<float> {
+  using type = int32_t;
+};
+template <>
+struct IndexOf<double> {
+  using type = int64_t;
+};
+
+template <class T>
+struct VecTypes {
+  typedef T aligned __attribute__((vector_size(vector_bytes), may_alias));
+  typedef T unaligned __attribute__((vector_size(vector_bytes), aligned(sizeof(T)), may_alias));
+};
+template <class T>
+using Vec = typename VecTypes<T>::aligned;
+
+template <class T>
+constexpr int lanes = vector_bytes / int(sizeof(T));
+
+template <class T>
+PYRNN_FN Vec<T> load(const T* p) {
+  return *reinterpret_cast<const Vec<T>*>(p);
+}
+template <class T>
+PYRNN_FN void store(T* p, Vec<T> v) {
+  *reinterpret_cast<Vec<T>*>(p) = v;
+}
+template <class T>
+PYRNN_FN Vec<T> load_unaligned(const T* p) {
+  return *reinterpret_cast<const typename VecTypes<T>::unaligned*>(p);
+}
+template <class T>
+PYRNN_FN void store_unaligned(T* p, Vec<T> v) {
+  *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
+}
+
+// The first n lanes (0 <= n), the others zero: an end of a row is never read or written past.
+PYRNN_FN Vec<float> load_tail(const float* p, int64_t n) {
+  if (n >= lanes<float>) return load_unaligned(p);
+#if defined(__AVX512F__)
+  return (Vec<float>)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p);
+#else
+  Vec<float> v{};
+  for (int64_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+#endif
+}
+PYRNN_FN Vec<double> load_tail(const double* p, int64_t n) {
+  if (n >= lanes<double>) return load_unaligned(p);
+#if defined(__AVX512F__)
+  return (Vec<double>)_mm512_maskz_loadu_pd(__mmask8((1u << n) - 1), p);
+#else
+  Vec<double> v{};
+  for (int64_t i = 0; i < n; i++) v[i] = p[i];
+  return v;
+#endif
+}
+PYRNN_FN void store_tail(float* p, Vec<float> v, int64_t n) {
+  if (n >= lanes<float>) return store_unaligned(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v);
+#else
+  for (int64_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+PYRNN_FN void store_tail(double* p, Vec<double> v, int64_t n) {
+  if (n >= lanes<double>) return store_unaligned(p, v);
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_pd(p, __mmask8((1u << n) - 1), (__m512d)v);
+#else
+  for (int64_t i = 0; i < n; i++) p[i] = v[i];
+#endif
+}
+
+// x in every lane. Subtracting zero keeps every value, -0 and NaN included, and folds into one broadcast.
+template <class T>
+PYRNN_FN Vec<T> broadcast(T x) {
+  return x - Vec<T>{};
+}
+
+// NaN in x is kept by both: the comparison is false and x is the second operand.
+template <class V>
+PYRNN_FN V min(V bound, V x) {
+  return bound < x ? bound : x;
+}
+template <class V>
+PYRNN_FN V max(V bound, V x) {
+  return bound > x ? bound : x;
+}
+
+// 1/x for 1 <= |x| < 2^126: the processor's estimate and one Newton step (2 ULP) where the division unit is
+// the bottleneck of the epilogue, the division elsewhere.
+PYRNN_FN Vec<float> reciprocal(Vec<float> x) {
+#if defined(__AVX512F__)
+  const Vec<float> y = (Vec<float>)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
+  return y + y * (1 - x * y);
+#else
+  return 1 / x;
+#endif
+}
+PYRNN_FN Vec<double> reciprocal(Vec<double> x) { return 1 / x; }
+
+// L x L values, rows[i][j] -> rows[j][i]: log2(L) rounds that interleave the first half of the rows with the second.
+template <class T>
+PYRNN_FN void transpose(Vec<T> (&rows)[lanes<T>]) {
+  constexpr int L = lanes<T>;
+  using Index = Vec<typename IndexOf<T>::type>;
+  static_assert(sizeof(Index) == sizeof(Vec<T>), "one index for each lane");
+  Index low{}, high{};
+  for (int i = 0; i < L; i++) {
+    low[i] = i / 2 + (i % 2) * L;
+    high[i] = low[i] + L / 2;
+  }
+  for (int round = 1; round < L; round *= 2) {
+    Vec<T> next[L];
+    PYRNN_UNROLL for (int i = 0; i < L / 2; i++) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + L / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + L / 2], high);
+    }
+    PYRNN_UNROLL for (int i = 0; i < L; i++) rows[i] = next[i];
+  }
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn
