@@ -1,0 +1,261 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Checks of every argument, before anything is written: ValueError for shapes, values, TypeError for kinds.
+
+A message names the argument, what was expected and what came:
+`weight_hh_l0: expected shape (4*H, H) = (512, 128), got (512, 64)`.
+"""
+
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from pyrnn.layout import Array, Layout
+
+FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
+
+
+def wrong_shape(name: str, axes: str, expected: Sequence[Any], got: tuple[int, ...]) -> ValueError:
+    """The error for an array of the wrong shape; `axes` names the axes as the documentation does."""
+    return ValueError(f"{name}: expected shape {axes} = {written(expected)}, got {got}")
+
+
+def written(shape: Sequence[Any]) -> str:
+    """A shape as Python writes a tuple, symbols unquoted."""
+    return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
+
+
+def kernel_ready(a: Array, dtype: np.dtype[Any]) -> Array:
+    """`a` itself when a kernel can read it, else a copy: native byte order, aligned, last axis contiguous."""
+    flags = a.flags
+    if flags.aligned and a.dtype.isnative and (flags.c_contiguous or a.strides[-1] == a.itemsize):
+        return a
+    return np.array(a, dtype, order="C")
+
+
+def kernel_target(a: Array) -> Array:
+    """`a` itself when a kernel can write it, else new memory of its shape, to be copied into it."""
+    flags = a.flags
+    if flags.aligned and a.dtype.isnative and (flags.c_contiguous or a.strides[-1] == a.itemsize):
+        return a
+    return np.empty(a.shape, a.dtype.newbyteorder("="))
+
+
+def plain_array(name: str, a: Any, dtype: np.dtype[Any]) -> Array:
+    """`a` checked to be an array of `dtype` (in any byte order), as a plain array."""
+    if type(a) is not np.ndarray:
+        if not isinstance(a, np.ndarray):
+            raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}")
+        if isinstance(a, np.ma.MaskedArray):
+            raise TypeError(f"{name}: expected a plain array, got a masked array; pass mask= to skip steps")
+        a = np.asarray(a)
+    if a.dtype != dtype and a.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"{name}: expected dtype {dtype}, got {a.dtype}")
+    return a
+
+
+def weights(layout: Layout, params: Any, dtype: np.dtype[Any]) -> list[list[Array | None]]:
+    """The arrays of every pass in the engine's order (weight_ih, weight_hh, bias_ih, bias_hh), checked."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
+    if len(params) != layout.count:
+        check_names(layout, params)
+    passes = []
+    for expected in layout.passes:
+        arrays: list[Array | None] = []
+        for name, shape in expected:
+            a = params.get(name)
+            if type(a) is not np.ndarray or a.shape != shape or a.dtype != dtype or not a.flags.carray:
+                a = weight(layout, params, name, dtype)
+            arrays.append(a)
+        passes.append(arrays if layout.bias else [*arrays, None, None])
+    return passes
+
+
+def weight(layout: Layout, params: Mapping[str, Any], name: str, dtype: np.dtype[Any]) -> Array:
+    """One parameter that is not ready as it stands: an error, or a copy the kernels can read."""
+    if name not in params:
+        check_names(layout, params)
+    a = plain_array(name, params[name], dtype)
+    if a.shape != layout.shapes[name]:
+        raise wrong_shape(name, layout.axes(name), layout.shapes[name], a.shape)
+    return (
+        a if a.flags.c_contiguous and a.flags.aligned and a.dtype.isnative else np.array(a, dtype, order="C")
+    )
+
+
+def check_names(layout: Layout, params: Mapping[str, Any]) -> None:
+    """Refuse a set of parameters that lacks a name or has one too many."""
+    for name in layout.shapes:
+        if name not in params:
+            raise ValueError(f"params: expected {name!r} of shape {layout.shapes[name]}, got no such name")
+    for name in params:
+        if name not in layout.shapes:
+            raise ValueError(f"params: expected {layout.count} names, got {name!r} in addition")
+
+
+def state_dict(layout: Layout, state: Any) -> dict[str, Array]:
+    """Every parameter of `layout` in `state`, as floating-point arrays of the right shapes."""
+    if not isinstance(state, Mapping):
+        raise TypeError(f"state: expected a dict of arrays, got {type(state).__name__}")
+    check_names(layout, state)
+    arrays = {name: np.asarray(state[name]) for name in layout.shapes}
+    for name, a in arrays.items():
+        if a.dtype.kind != "f":
+            raise TypeError(f"{name}: expected floating-point numbers, got {a.dtype}")
+        if a.shape != layout.shapes[name]:
+            raise wrong_shape(name, layout.axes(name), layout.shapes[name], a.shape)
+    return arrays
+
+
+def lengths_of(lengths: Any, T: int, B: int, unbatched: bool) -> Array:
+    """Lengths as int64 (B,); integers of any kind, 0 ≤ length ≤ T."""
+    a = np.asarray(lengths)
+    if a.dtype.kind not in "iu" and not (a.size == 0 and isinstance(lengths, Sequence)):
+        raise TypeError(f"lengths: expected integers, got {a.dtype}")
+    if unbatched and a.shape == ():
+        a = a[None]
+    if a.shape != (B,):
+        raise wrong_shape("lengths", "(B,)", (B,), a.shape)
+    if B and not (a.min() >= 0 and a.max() <= T):
+        row = int(np.argmax((a < 0) | (a > T)))
+        raise ValueError(f"lengths: expected 0 to T = {T}, got {a[row]} in row {row}")
+    return np.array(a, np.int64)
+
+
+def flags_of(name: str, flags: Any, T: int, B: int, batch_first: bool, unbatched: bool) -> Array:
+    """A mask or resets as bool (T, B), C-contiguous; given in the layout of x without its last axis."""
+    a = np.asarray(flags)
+    if a.dtype != np.bool_:
+        raise TypeError(f"{name}: expected dtype bool, got {a.dtype}")
+    axes, shape = ("(T,)", (T,)) if unbatched else ("(B, T)", (B, T)) if batch_first else ("(T, B)", (T, B))
+    if a.shape != shape:
+        raise wrong_shape(name, axes, shape, a.shape)
+    return np.ascontiguousarray(a[:, None] if unbatched else a.T if batch_first else a)
+
+
+def rows_of(rows: Any, B: int) -> list[int]:
+    """Indices of rows of a batch, 0 to B - 1."""
+    a = np.asarray(rows)
+    if a.dtype.kind not in "iu" and a.size:
+        raise TypeError(f"rows: expected integers, got {a.dtype}")
+    if a.ndim != 1:
+        raise ValueError(f"rows: expected shape (n,), got {a.shape}")
+    if a.size and not (a.min() >= 0 and a.max() < B):
+        raise ValueError(f"rows: expected indices from 0 to {B - 1}, got {rows}")
+    return [int(row) for row in a]
+
+
+def states(
+    name: str, state: Any, count: int, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any]
+) -> tuple[Array, ...]:
+    """The state as a tuple of `count` arrays of `shape`: h alone for one, a tuple (h, c, …) for more."""
+    if count == 1:
+        state = (state,)
+    elif not isinstance(state, tuple | list):
+        raise TypeError(f"{name}: expected a tuple of {count} arrays, got {type(state).__name__}")
+    elif len(state) != count:
+        raise ValueError(f"{name}: expected a tuple of {count} arrays, got {len(state)}")
+    ready = []
+    for k, a in enumerate(state):
+        label = name if count == 1 else f"{name}[{k}]"
+        a = plain_array(label, a, dtype)
+        if a.shape != shape:
+            raise wrong_shape(label, axes, shape, a.shape)
+        ready.append(kernel_ready(a, dtype))
+    return tuple(ready)
+
+
+def output(out: Any, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], read: Sequence[Array]) -> None:
+    """`out`, checked: writable, of the right kind, and sharing no memory with what is read."""
+    if type(out) is not np.ndarray:
+        raise TypeError(f"out: expected a NumPy array, got {type(out).__name__}")
+    if out.dtype.newbyteorder("=") != dtype:
+        raise TypeError(f"out: expected dtype {dtype}, got {out.dtype}")
+    if out.shape != shape:
+        raise wrong_shape("out", axes, shape, out.shape)
+    if not out.flags.writeable:
+        raise ValueError("out: expected a writable array, got a read-only one")
+    if any(np.may_share_memory(out, a) for a in read):
+        raise ValueError(
+            "out: expected memory of its own, got memory that x, the state or a parameter occupies"
+        )
+
+
+def probability(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
+        raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
+    return float(value)
+
+
+def generator(name: str, value: Any) -> None:
+    """A NumPy random generator."""
+    if not isinstance(value, np.random.Generator):
+        raise TypeError(f"{name}: expected a numpy.random.Generator, got {type(value).__name__}")
+
+
+def integer(name: str, value: Any, least: int) -> int:
+    """An integer of at least `least`; bools are not integers here."""
+    if isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected an integer, got bool")
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: expected an integer, got {type(value).__name__}") from None
+    if number < least:
+        raise ValueError(f"{name}: expected an integer of at least {least}, got {number}")
+    return number
+
+
+def size(name: str, value: Any) -> int:
+    """A positive integer."""
+    return integer(name, value, 1)
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: expected a bool, got {type(value).__name__}")
+    return bool(value)
+
+
+def seed(name: str, value: Any) -> int | None:
+    """None or a non-negative integer."""
+    return None if value is None else integer(name, value, 0)
+
+
+def float_dtype(dtype: Any) -> np.dtype[Any]:
+    """float32 or float64."""
+    try:
+        checked = np.dtype(dtype)
+    except TypeError:
+        raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
+    if checked not in FLOATS:
+        raise TypeError(f"dtype: expected float32 or float64, got {checked}")
+    return checked
+
+
+def choice(name: str, value: Any, choices: Sequence[str]) -> str:
+    """One of a few words."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected a string, got {type(value).__name__}")
+    if value not in choices:
+        raise ValueError(f"{name}: expected {' or '.join(map(repr, choices))}, got {value!r}")
+    return value
+
+
+def supported(**options: tuple[Any, Any]) -> None:
+    """Refuse options that the engine does not have yet; each is given as (value, default)."""
+    for name, (value, default) in options.items():
+        if value != default:
+            raise NotImplementedError(f"{name}={value!r} is not implemented; only {name}={default!r} is")
+
+
+def on_cpu(device: Any) -> None:
+    """Refuse every device but the CPU."""
+    if device != "cpu":
+        raise RuntimeError(f"device: expected 'cpu', got {device!r}")

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Names and shapes of the parameters of a stack of layers, and of one cell."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
+
+KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+class Spec(NamedTuple):
+    """The constants of a cell that decide shapes: its states, and how many slots x and h add into."""
+
+    name: str
+    states: int
+    from_x: int
+    from_h: int
+
+
+class Layout:
+    """Names and shapes of the parameters of `num_layers` layers in `directions` directions.
+
+    Parameters
+    ----------
+    spec : Spec
+    input_size, hidden_size : int
+    num_layers, directions : int
+    bias : bool
+    suffixes : bool
+        False leaves `_l0` away: the names of a single cell.
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        directions: int = 1,
+        bias: bool = True,
+        suffixes: bool = True,
+    ) -> None:
+        self.spec, self.bias, self.suffixes = spec, bias, suffixes
+        self.input_size, self.hidden_size = input_size, hidden_size
+        #: input size, hidden size, and the size of the output's last axis
+        self.sizes = (input_size, hidden_size, hidden_size * directions)
+        self.num_layers, self.directions = num_layers, directions
+        passes = []
+        for layer in range(num_layers):
+            inputs = hidden_size * directions if layer else input_size
+            rows_x, rows_h = spec.from_x * hidden_size, spec.from_h * hidden_size
+            shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, hidden_size), (rows_x,), (rows_h,)]
+            for reverse in range(directions):
+                suffix = (f"_l{layer}" + "_reverse" * reverse) * suffixes
+                passes.append(
+                    tuple((kind + suffix, shape) for kind, shape in zip(KINDS, shapes, strict=True))
+                )
+        #: ((name, shape), …) of every layer and direction, in the engine's order
+        self.passes = passes if bias else [names[:2] for names in passes]
+        #: shape by name
+        self.shapes = {name: shape for names in self.passes for name, shape in names}
+        self.count = len(self.shapes)
+
+    def axes(self, name: str) -> str:
+        """The shape of a parameter in symbols, as the documentation writes it: `(4*H, I)`."""
+        slots = self.spec.from_h if "_hh" in name else self.spec.from_x
+        rows = f"{slots}*H" if slots > 1 else "H"
+        if name.startswith("bias"):
+            return f"({rows},)"
+        if name.startswith("weight_hh"):
+            return f"({rows}, H)"
+        inputs = "I" if not self.suffixes or "_l0" in name else "2*H" if self.directions == 2 else "H"
+        return f"({rows}, {inputs})"
+
+
+@lru_cache(maxsize=256)
+def structure(names: tuple[Any, ...]) -> tuple[int, int, bool]:
+    """Number of layers, directions and bias, read off the names of the parameters.
+
+    Only the extent is read here; `checks.weights` compares every name.
+    """
+    layers = 1
+    for name in names:
+        match = re.fullmatch(r"\w+?_l([0-9]{1,4})(_reverse)?", name) if isinstance(name, str) else None
+        if match:
+            layers = max(layers, 1 + int(match[1]))
+    return (
+        layers,
+        1 + any(str(name).endswith("_reverse") for name in names),
+        any(str(name).startswith("bias") for name in names),
+    )
+
+
+@lru_cache(maxsize=256)
+def layout_of(spec: Spec, names: tuple[Any, ...], input_size: int, hidden_size: int) -> Layout:
+    """The layout that parameters of these names should have."""
+    return Layout(spec, input_size, hidden_size, *structure(names))
+
+
+def layout_from(spec: Spec, params: Any) -> Layout:
+    """The layout that `params` should have, its sizes read off the first layer's weights.
+
+    Raises
+    ------
+    TypeError
+        `params` is no dict of arrays.
+    ValueError
+        The first layer's weights are missing, or are no matrices from which sizes can be read.
+    """
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
+    sizes = []
+    for kind, rows, axis in (("weight_ih_l0", spec.from_x, 1), ("weight_hh_l0", spec.from_h, 0)):
+        a = params.get(kind)
+        if a is None:
+            raise ValueError(f"params: expected {kind!r}, got no such name")
+        if not isinstance(a, np.ndarray):
+            raise TypeError(f"{kind}: expected a NumPy array, got {type(a).__name__}")
+        columns = "I" if axis else "H"
+        expected = f"({rows}*H, {columns})" if rows > 1 else f"(H, {columns})"
+        if a.ndim != 2 or a.shape[axis] < (1 if axis else rows):
+            raise ValueError(f"{kind}: expected shape {expected} with positive sizes, got {a.shape}")
+        sizes.append(a.shape[1] if axis else a.shape[0] // rows)
+    return layout_of(spec, tuple(params), *sizes)

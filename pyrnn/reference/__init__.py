@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The implementation in NumPy that the kernels are checked against: same names, same arguments."""
+
+from pyrnn.reference.cells import cells
+from pyrnn.reference.functional import sequence, sequence_backward, sequence_forward
+from pyrnn.reference.gradcheck import gradcheck
+from pyrnn.reference.modules import GRU, LSTM, RNN, Recurrent
+
+__all__ = [
+    "GRU",
+    "LSTM",
+    "RNN",
+    "Recurrent",
+    "cells",
+    "gradcheck",
+    "sequence",
+    "sequence_backward",
+    "sequence_forward",
+]

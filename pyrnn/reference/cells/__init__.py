@@ -1,0 +1,29 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The registry of the reference's cells: one line per cell, under the names of the engine's registry.
+
+A cell is a class of constants and two functions on arrays (B, H). `forward(a, s, p) -> (s_new, save)` takes
+the slots after the products and the bias, the previous states (h first) and the per-unit parameters;
+`backward(save, s, p, ds) -> (da, ds, dp)` takes what forward saved and the gradient of the new states.
+`from_x` and `from_h` number the slots that the products of x and h add into; `gate_names` name what is saved
+first.
+"""
+
+from typing import Any
+
+from pyrnn.reference.cells.gru import Gru
+from pyrnn.reference.cells.lstm import Lstm
+from pyrnn.reference.cells.rnn import RnnRelu, RnnTanh
+
+registry: dict[str, Any] = {
+    "lstm": Lstm,
+    "gru": Gru,
+    "rnn_tanh": RnnTanh,
+    "rnn_relu": RnnRelu,
+}
+
+CONSTANTS = ("slots", "states", "saved", "params", "from_x", "from_h")
+
+
+def cells() -> dict[str, dict[str, Any]]:
+    """Constants of every registered cell, by name: what `pyrnn._core.cells()` returns for the engine."""
+    return {name: {key: getattr(cell, key) for key in CONSTANTS} for name, cell in registry.items()}

@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Activations on real and complex arrays, with the derivative taken from the output."""
+
+import numpy as np
+
+from pyrnn.layout import Array
+
+
+class Sigmoid:
+    """σ(x) = 1 / (1 + exp(-x)), written so that the exponential never overflows; σ' = y (1 - y)."""
+
+    @staticmethod
+    def f(x: Array) -> Array:
+        negative = x.real < 0
+        e = np.exp(np.where(negative, x, -x))
+        return np.where(negative, e, 1) / (1 + e)
+
+    @staticmethod
+    def df(y: Array) -> Array:
+        return y * (1 - y)
+
+
+class Tanh:
+    """tanh(x); tanh' = 1 - y²."""
+
+    @staticmethod
+    def f(x: Array) -> Array:
+        return np.tanh(x)
+
+    @staticmethod
+    def df(y: Array) -> Array:
+        return 1 - y * y
+
+
+class Relu:
+    """max(x, 0); the real part alone decides the side, so a complex step never crosses the kink."""
+
+    @staticmethod
+    def f(x: Array) -> Array:
+        return np.where(x.real > 0, x, 0)
+
+    @staticmethod
+    def df(y: Array) -> Array:
+        return (y.real > 0).astype(y.dtype)

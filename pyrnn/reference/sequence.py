@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The engine in NumPy: one layer in one direction, forward and reverse sweep, for any registered cell.
+
+Same names and arguments as `pyrnn._core.forward` and `pyrnn._core.backward`; any float or complex dtype.
+Here x is (T, B, I), y (T, B, H), states S arrays (B, H); slots and what is saved are (T, slots, B, H).
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from pyrnn.layout import Array
+from pyrnn.reference.cells import registry
+
+
+class Saved(NamedTuple):
+    """What one pass keeps for its backward."""
+
+    cell: Any
+    x: Array  # (T, B, I), zero where not active
+    state: Array  # (T, S, B, H): the states each step started from, zero where not active
+    save: Array  # (T, saved, B, H), zero where not active
+    weights: tuple[Array, Array]
+    active: Array  # bool (T, B, 1)
+    restart: Array  # bool (T, B, 1)
+    to_initial: bool
+    steps: range  # in the order of the forward
+
+    def saved(self) -> Array:
+        """What the cell saved at every step, (T, B, saved, H)."""
+        return np.swapaxes(self.save, 1, 2)
+
+
+def forward(
+    cell: str,
+    x: Array,
+    state: Sequence[Array],
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    y: Array,
+    state_out: Sequence[Array],
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    resets: Array | None = None,
+    reset_to_initial: bool = False,
+    reverse: bool = False,
+    save: bool = False,
+) -> Saved | None:
+    """Write y and state_out; return what `backward` needs when `save`."""
+    kind = registry[cell]
+    (T, B, _), H, x_slots, h_slots = x.shape, weight_hh.shape[1], list(kind.from_x), list(kind.from_h)
+    active = active_steps(T, B, lengths, mask)
+    restart = active & (np.zeros((T, B, 1), bool) if resets is None else resets[:, :, None])
+    x = np.where(active, x, 0)
+    a = np.zeros((T, kind.slots, B, H), x.dtype)
+    a[:, x_slots] += split(product(x, weight_ih, bias_ih), H)
+    started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
+
+    steps = range(T - 1, -1, -1) if reverse else range(T)
+    s = np.stack(state)
+    initial = s if reset_to_initial else np.zeros_like(s)
+    for t in steps:
+        s = np.where(restart[t], initial, s)
+        a[t, h_slots] += split(product(s[0], weight_hh, bias_hh), H)
+        s_new, step_save = kind.forward(a[t], s, ())
+        started[t] = np.where(active[t], s, 0)
+        kept[t] = np.where(active[t], step_save, 0)
+        s = np.where(active[t], s_new, s)
+        y[t] = np.where(active[t], s[0], 0)
+    for out, value in zip(state_out, s, strict=True):
+        out[...] = value
+    weights = (weight_ih, weight_hh)
+    return Saved(kind, x, started, kept, weights, active, restart, reset_to_initial, steps) if save else None
+
+
+def backward(
+    saved: Saved,
+    dy: Array | None,
+    dstate: Sequence[Array] | None,
+    dx: Array | None,
+    dx_accumulate: bool,
+    dstate_out: Sequence[Array],
+    dweight_ih: Array,
+    dweight_hh: Array,
+    dbias_ih: Array | None,
+    dbias_hh: Array | None,
+) -> None:
+    """Write the gradients of what `forward` read; dx is added to when `dx_accumulate`."""
+    kind, (weight_ih, weight_hh), active, restart = saved.cell, saved.weights, saved.active, saved.restart
+    T, S, B, H = saved.state.shape
+    da = np.zeros((T, kind.slots, B, H), saved.x.dtype)
+    ds = np.zeros((S, B, H), saved.x.dtype) if dstate is None else np.stack(dstate)
+    dinitial = np.zeros_like(ds)
+    dh = np.zeros((T, B, H), saved.x.dtype) if dy is None else np.where(active, dy, 0)
+    for t in reversed(saved.steps):
+        ds_new = np.where(active[t], ds, 0)
+        ds_new[0] += dh[t]
+        da[t], ds_old, _ = kind.backward(saved.save[t], saved.state[t], (), ds_new)
+        ds_old = np.stack(ds_old)
+        ds_old[0] += join(da[t, list(kind.from_h)]) @ weight_hh
+        ds = np.where(active[t], ds_old, ds)
+        dinitial += np.where(restart[t], ds, 0)
+        ds = np.where(restart[t], 0, ds)
+    for out, value in zip(dstate_out, ds + dinitial if saved.to_initial else ds, strict=True):
+        out[...] = value
+
+    # The weight gradients need no recurrence: one product over all steps and rows.
+    da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
+    dweight_ih[...] = np.tensordot(da_x, saved.x, ((0, 1), (0, 1)))
+    dweight_hh[...] = np.tensordot(da_h, saved.state[:, 0], ((0, 1), (0, 1)))
+    if dbias_ih is not None:
+        dbias_ih[...] = da_x.sum((0, 1))
+    if dbias_hh is not None:
+        dbias_hh[...] = da_h.sum((0, 1))
+    if dx is not None:
+        dx[...] = da_x @ weight_ih + (dx if dx_accumulate else 0)
+
+
+def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> Array:
+    """Steps that count, bool (T, B, 1): before the row's length and where the mask is True."""
+    active = np.ones((T, B), bool)
+    if lengths is not None:
+        active &= np.arange(T)[:, None] < lengths
+    if mask is not None:
+        active &= mask
+    return active[:, :, None]
+
+
+def product(v: Array, weight: Array, bias: Array | None) -> Array:
+    """v · weightᵀ + bias."""
+    return v @ weight.T if bias is None else v @ weight.T + bias
+
+
+def split(rows: Array, H: int) -> Array:
+    """(..., B, slots·H) -> (..., slots, B, H)."""
+    return np.moveaxis(rows.reshape(*rows.shape[:-1], rows.shape[-1] // H, H), -2, -3)
+
+
+def join(slots: Array) -> Array:
+    """(..., slots, B, H) -> (..., B, slots·H)."""
+    *outer, n, B, H = slots.shape
+    return np.moveaxis(slots, -3, -2).reshape(*outer, B, n * H)

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers, directions, memory layout and dropout over any back end that runs one layer in one direction.
+
+The kernels and the NumPy reference are two such back ends; what is here is written once for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
+
+import numpy as np
+
+from pyrnn import checks
+from pyrnn.layout import Array, Layout, Spec, layout_from
+
+State: TypeAlias = Array | tuple[Array, ...]
+
+
+class Backend:
+    """What runs one layer in one direction.
+
+    Parameters
+    ----------
+    cells : dict
+        Constants of every cell by name, as `pyrnn._core.cells()` returns them.
+    forward, backward : callable
+        With the arguments of `pyrnn._core.forward` and `pyrnn._core.backward`.
+    dtypes : tuple of dtype
+        The number types it computes in.
+    """
+
+    def __init__(
+        self,
+        cells: dict[str, dict[str, Any]],
+        forward: Callable[..., Any],
+        backward: Callable[..., None],
+        dtypes: tuple[np.dtype[Any], ...],
+    ) -> None:
+        self.forward, self.backward, self.dtypes = forward, backward, dtypes
+        self.specs = {
+            name: Spec(name, cell["states"], len(cell["from_x"]), len(cell["from_h"]))
+            for name, cell in cells.items()
+        }
+
+    def spec(self, cell: Any) -> Spec:
+        """The shape-deciding constants of a cell, or an error that lists the names there are."""
+        if not isinstance(cell, str):
+            raise TypeError(f"cell: expected a name, got {type(cell).__name__}")
+        if cell not in self.specs:
+            raise ValueError(f"cell: expected one of {', '.join(self.specs)}, got {cell!r}")
+        return self.specs[cell]
+
+    def dtype(self, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+        """The native form of a dtype this back end computes in, else TypeError."""
+        for known in self.dtypes:
+            if dtype == known or dtype.newbyteorder("=") == known:
+                return known
+        raise TypeError(f"{name}: expected dtype {' or '.join(map(str, self.dtypes))}, got {dtype}")
+
+
+class Gradients(NamedTuple):
+    """Gradients in the structure of what they belong to.
+
+    Attributes
+    ----------
+    x : array, shape and layout of x
+    state : array or tuple of arrays, as the state; gradient of the initial state
+    params : dict of arrays, every parameter by name
+    """
+
+    x: Array
+    state: State
+    params: dict[str, Array]
+
+
+class Saved:
+    """What a forward keeps for its backward: opaque, tied to the x and the weights of that call."""
+
+    __slots__ = (
+        "backend",
+        "batch_first",
+        "dropped",
+        "dtype",
+        "layout",
+        "owner",
+        "passes",
+        "sizes",
+        "unbatched",
+    )
+
+    def __init__(
+        self,
+        backend: Backend,
+        layout: Layout,
+        sizes: tuple[int, int],
+        dtype: np.dtype[Any],
+        batch_first: bool,
+        unbatched: bool,
+    ) -> None:
+        self.backend, self.layout, self.sizes = backend, layout, sizes
+        self.dtype, self.batch_first, self.unbatched = dtype, batch_first, unbatched
+        self.passes: list[Any] = []  # what the back end saved, by layer and direction
+        self.dropped: list[Array | None] = []  # dropout mask on the input of every layer
+        self.owner: Any = None
+
+
+def from_names(
+    backend: Backend,
+    cell: str,
+    x: Array,
+    state: State | None,
+    params: Any,
+    training: bool,
+    *,
+    dropout: float = 0.0,
+    **options: Any,
+) -> tuple[Array, State, Saved | None]:
+    """`forward` on a stack whose extent is read off the names of its parameters."""
+    layout = layout_from(backend.spec(cell), params)
+    dtype = backend.dtype("weight_ih_l0", params["weight_ih_l0"].dtype)
+    checks.probability("dropout", dropout)  # also where it is not used
+    return forward(backend, layout, dtype, x, state, params, dropout=dropout if training else 0.0, **options)
+
+
+def forward(
+    backend: Backend,
+    layout: Layout,
+    dtype: np.dtype[Any],
+    x: Array,
+    state: State | None,
+    params: Any,
+    *,
+    lengths: Any = None,
+    mask: Any = None,
+    resets: Any = None,
+    reset_to: str = "zero",
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    rng: np.random.Generator | None = None,
+    out: Array | None = None,
+    save: bool = False,
+) -> tuple[Array, State, Saved | None]:
+    """Run every layer and direction; see `pyrnn.functional.sequence_forward` for the arguments."""
+    weights = checks.weights(layout, params, dtype)
+    inputs, H, N = layout.sizes
+    x = checks.plain_array("x", x, dtype)
+    unbatched = x.ndim == 2
+    if x.ndim not in (2, 3) or x.shape[-1] != inputs:
+        axes = "(B, T, I)" if batch_first else "(T, B, I)"
+        raise ValueError(f"x: expected shape {axes} or (T, I) with I = {inputs}, got {x.shape}")
+    view = checks.kernel_ready(time_major(x, batch_first, unbatched), dtype)
+    T, B, _ = view.shape
+    S, L, D = layout.spec.states, layout.num_layers, layout.directions
+
+    states = None if state is None else read_state("state", state, layout, B, unbatched, dtype)
+    zeros = [np.zeros((B, H), dtype)] * S if states is None else []
+    options: dict[str, Any] = {}
+    if lengths is not None:
+        options["lengths"] = checks.lengths_of(lengths, T, B, unbatched)
+    if mask is not None:
+        options["mask"] = checks.flags_of("mask", mask, T, B, batch_first, unbatched)
+    if resets is not None:
+        options["resets"] = checks.flags_of("resets", resets, T, B, batch_first, unbatched)
+    if reset_to != "zero":
+        options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
+    if dropout:
+        checks.probability("dropout", dropout)
+        checks.generator("rng", rng)
+    if out is not None:
+        read = [x, *(states or ()), *(a for arrays in weights for a in arrays if a is not None)]
+        checks.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
+
+    saved = Saved(backend, layout, (T, B), dtype, batch_first, unbatched) if save else None
+    finals = [np.empty((L * D, B, H), dtype) for _ in range(S)]
+    run, cell = backend.forward, layout.spec.name
+    for layer in range(L):
+        dropped = dropout_mask(rng, view.shape, dropout, dtype) if layer and dropout and rng else None
+        if dropped is not None:
+            view *= dropped
+        y = (
+            sequence_empty(T, B, N, dtype, batch_first)
+            if layer < L - 1 or out is None
+            else checks.kernel_target(time_major(out, batch_first, unbatched))
+        )
+        for d in range(D):
+            k = layer * D + d
+            kept = run(
+                cell,
+                view,
+                zeros if states is None else [s[k] for s in states],
+                *weights[k],
+                y if D == 1 else y[:, :, d * H : d * H + H],
+                [s[k] for s in finals],
+                reverse=d == 1,
+                save=save,
+                **options,
+            )
+            if saved is not None:
+                saved.passes.append(kept)
+        if saved is not None:
+            saved.dropped.append(dropped)
+        view = y
+    y = original(view, batch_first, unbatched)
+    if out is not None:
+        if not np.may_share_memory(y, out):
+            out[...] = y
+        y = out
+    if unbatched:
+        finals = [s[:, 0] for s in finals]
+    return y, finals[0] if S == 1 else tuple(finals), saved
+
+
+def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
+    """The reverse sweep through every layer and direction; see `pyrnn.functional.sequence_backward`."""
+    if not isinstance(saved, Saved):
+        raise TypeError(f"saved: expected what forward returned, got {type(saved).__name__}")
+    layout, dtype, (T, B) = saved.layout, saved.dtype, saved.sizes
+    batch_first, unbatched = saved.batch_first, saved.unbatched
+    inputs, H, N = layout.sizes
+    S, L, D = layout.spec.states, layout.num_layers, layout.directions
+    if dy is not None:
+        dy = checks.plain_array("dy", dy, dtype)
+        shape, axes = sequence_shape(T, B, N, batch_first, unbatched)
+        if dy.shape != shape:
+            raise checks.wrong_shape("dy", axes, shape, dy.shape)
+        dy = checks.kernel_ready(time_major(dy, batch_first, unbatched), dtype)
+    dstates = None if dstate is None else read_state("dstate", dstate, layout, B, unbatched, dtype)
+
+    dinitial = [np.empty((L * D, B, H), dtype) for _ in range(S)]
+    grads = {name: np.empty(shape, dtype) for name, shape in layout.shapes.items()}
+    for layer in reversed(range(L)):
+        dx = sequence_empty(T, B, N if layer else inputs, dtype, batch_first)
+        for d in range(D):
+            k = layer * D + d
+            dweights = [grads[name] for name, _ in layout.passes[k]]
+            saved.backend.backward(
+                saved.passes[k],
+                dy if dy is None or D == 1 else dy[:, :, d * H : d * H + H],
+                None if dstates is None else [s[k] for s in dstates],
+                dx,
+                d == 1,
+                [s[k] for s in dinitial],
+                *(dweights if layout.bias else [*dweights, None, None]),
+            )
+        dropped = saved.dropped[layer]
+        if dropped is not None:
+            dx *= dropped
+        dy = dx
+    if unbatched:
+        dinitial = [s[:, 0] for s in dinitial]
+    return Gradients(original(dx, batch_first, unbatched), dinitial[0] if S == 1 else tuple(dinitial), grads)
+
+
+def gates(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:
+    """What one layer's cells saved first, by name, directions side by side, in the caller's layout."""
+    D = saved.layout.directions
+    kept = [saved.passes[layer * D + d].saved() for d in range(D)]
+    return {
+        name: original(
+            np.concatenate([a[:, :, k] for a in kept], axis=-1), saved.batch_first, saved.unbatched
+        )
+        for k, name in enumerate(names)
+    }
+
+
+def time_major(a: Array, batch_first: bool, unbatched: bool) -> Array:
+    """A view (T, B, …) of a sequence in the caller's layout."""
+    return a[:, None] if unbatched else a.swapaxes(0, 1) if batch_first else a
+
+
+def original(a: Array, batch_first: bool, unbatched: bool) -> Array:
+    """A view in the caller's layout of a sequence (T, B, …)."""
+    return a[:, 0] if unbatched else a.swapaxes(0, 1) if batch_first else a
+
+
+def sequence_shape(T: int, B: int, N: int, batch_first: bool, unbatched: bool) -> tuple[tuple[int, ...], str]:
+    """Shape of a sequence in the caller's layout, and its axes in symbols."""
+    if unbatched:
+        return (T, N), "(T, H*directions)"
+    return ((B, T, N), "(B, T, H*directions)") if batch_first else ((T, B, N), "(T, B, H*directions)")
+
+
+def sequence_empty(T: int, B: int, N: int, dtype: np.dtype[Any], batch_first: bool) -> Array:
+    """Memory for a sequence (T, B, N) that is contiguous in the caller's layout."""
+    return np.empty((B, T, N), dtype).swapaxes(0, 1) if batch_first else np.empty((T, B, N), dtype)
+
+
+def read_state(
+    name: str, state: State, layout: Layout, B: int, unbatched: bool, dtype: np.dtype[Any]
+) -> tuple[Array, ...]:
+    """A state, checked, as arrays (num_layers·directions, B, H)."""
+    rows, H = layout.num_layers * layout.directions, layout.hidden_size
+    if unbatched:
+        arrays = checks.states(
+            name, state, layout.spec.states, (rows, H), "(num_layers*directions, H)", dtype
+        )
+        return tuple(s[:, None] for s in arrays)
+    return checks.states(
+        name, state, layout.spec.states, (rows, B, H), "(num_layers*directions, B, H)", dtype
+    )
+
+
+def dropout_mask(
+    rng: np.random.Generator, shape: tuple[int, ...], dropout: float, dtype: np.dtype[Any]
+) -> Array:
+    """Inverted dropout: 0 with probability `dropout`, else 1 / (1 - dropout)."""
+    keep = rng.random(shape, np.float32) >= dropout
+    return np.multiply(keep, 1 / (1 - dropout) if dropout < 1 else 0, dtype=dtype)

@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Random problems for the tests: inputs, parameters, gradients coming in, and every kind of option."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from pyrnn import reference
+from pyrnn.layout import Layout
+from pyrnn.reference.functional import REFERENCE
+
+CELLS = sorted(reference.cells())
+OPTIONS = ("plain", "lengths", "mask", "resets", "initial", "all")
+
+
+def options(kind: str, T: int, B: int, rng: np.random.Generator) -> dict[str, Any]:
+    """Lengths (a zero and a full one among them), masks with holes, resets; alone and together."""
+    chosen: dict[str, Any] = {}
+    if kind in ("lengths", "all"):
+        chosen["lengths"] = rng.integers(0, T + 1, B)
+        chosen["lengths"][:2] = (0, T)[:B]
+    if kind in ("mask", "all"):
+        chosen["mask"] = rng.random((T, B)) < 0.7
+    if kind in ("resets", "initial", "all"):
+        chosen["resets"] = rng.random((T, B)) < 0.3
+    if kind in ("initial", "all"):
+        chosen["reset_to"] = "initial"
+    return chosen
+
+
+def active(T: int, B: int, chosen: dict[str, Any]) -> np.ndarray:
+    """Steps that count, bool (T, B)."""
+    steps = np.arange(T)[:, None] < chosen.get("lengths", np.full(B, T))
+    return steps & chosen.get("mask", np.ones((T, B), bool))
+
+
+@dataclass
+class Problem:
+    """One problem in float64; `run` solves it on a pair of forward and backward functions."""
+
+    cell: str
+    T: int = 5
+    B: int = 3
+    I: int = 4  # noqa: E741
+    H: int = 6
+    num_layers: int = 1
+    directions: int = 1
+    bias: bool = True
+    kind: str = "plain"
+    seed: int = 0
+    dtype: Any = np.float64
+    inputs: dict[str, Any] = field(init=False)
+
+    def __post_init__(self) -> None:
+        rng = np.random.Generator(np.random.Philox(self.seed))
+        layout = Layout(
+            REFERENCE.spec(self.cell), self.I, self.H, self.num_layers, self.directions, self.bias
+        )
+        # A spectral norm near one, so that neither saturation nor decay hides errors.
+        scale = self.H**-0.5
+        self.params = {n: self.of(scale * rng.normal(size=s)) for n, s in layout.shapes.items()}
+        rows, states = self.num_layers * self.directions, layout.spec.states
+        self.x = self.of(rng.normal(size=(self.T, self.B, self.I)))
+        self.state = self.structure([rng.normal(size=(rows, self.B, self.H)) for _ in range(states)])
+        self.dy = self.of(rng.normal(size=(self.T, self.B, self.H * self.directions)))
+        self.dstate = self.structure([rng.normal(size=(rows, self.B, self.H)) for _ in range(states)])
+        self.options = options(self.kind, self.T, self.B, rng)
+
+    def of(self, a: np.ndarray) -> np.ndarray:
+        return a.astype(self.dtype)
+
+    def structure(self, arrays: list[np.ndarray]) -> Any:
+        return self.of(arrays[0]) if len(arrays) == 1 else tuple(map(self.of, arrays))
+
+    def run(self, module: Any, **more: Any) -> dict[str, np.ndarray]:
+        """Outputs and gradients by name, from `module.sequence_forward` and `module.sequence_backward`."""
+        y, state, saved = module.sequence_forward(
+            self.cell, self.x, self.state, self.params, **self.options, **more
+        )
+        return {
+            "y": y,
+            **named("state", state),
+            **named_gradients(module.sequence_backward(saved, self.dy, self.dstate)),
+        }
+
+
+def named(name: str, state: Any) -> dict[str, np.ndarray]:
+    """The arrays of a state by name."""
+    arrays = state if isinstance(state, tuple) else (state,)
+    return {f"{name}[{k}]": a for k, a in enumerate(arrays)}
+
+
+def named_gradients(grads: Any) -> dict[str, np.ndarray]:
+    """The arrays of gradients by name."""
+    return {"dx": grads.x, **named("dstate", grads.state), **{f"d{n}": g for n, g in grads.params.items()}}

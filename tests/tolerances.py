@@ -1,0 +1,40 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every tolerance of the tests, with its reason, and the two ways of measuring an error."""
+
+import numpy as np
+
+#: Link 1: the complex step subtracts nothing; what is left is the rounding of sums over a few hundred terms.
+COMPLEX_STEP = 1e-12
+
+#: Link 2: one unit, a dozen operations; relative to the sum of the magnitudes of the terms.
+DUAL = 1e-14
+
+#: Link 3: the same sums in another order, and activations within a few ULP, through at most tens of steps.
+FLOAT64 = 1e-12
+
+#: Link 4: relative L2 error of float32 is at most c·√T·eps: rounding errors of independent sign add in
+#: quadrature over steps; c covers the sums of the products, the activations (a few ULP) and the sweep back.
+FLOAT32_C = 16
+
+#: Link 6: PyTorch in float64 sums in its own order, and its activations come from another library.
+TORCH = 1e-12
+
+
+def float32_bound(T: int) -> float:
+    """Bound of link 4 for sequences of T steps."""
+    return FLOAT32_C * max(T, 1) ** 0.5 * float(np.finfo(np.float32).eps)
+
+
+def max_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Largest difference, relative to the largest magnitude expected; infinite for NaN."""
+    assert actual.shape == expected.shape
+    difference = np.abs(actual - expected).max(initial=0)
+    scale = np.abs(expected).max(initial=0)
+    return np.inf if np.isnan(difference) else float(difference / scale) if scale else float(difference)
+
+
+def l2_error(actual: np.ndarray, expected: np.ndarray) -> float:
+    """Euclidean norm of the difference, relative to that of what is expected; infinite for NaN."""
+    assert actual.shape == expected.shape
+    difference, scale = np.linalg.norm(np.ravel(actual - expected)), np.linalg.norm(np.ravel(expected))
+    return np.inf if np.isnan(difference) else float(difference / scale) if scale else float(difference)
