@@ -34,14 +34,6 @@ def kernel_ready(a: Array, dtype: np.dtype[Any]) -> Array:
     return np.array(a, dtype, order="C")
 
 
-def kernel_target(a: Array) -> Array:
-    """`a` itself when a kernel can write it, else new memory of its shape, to be copied into it."""
-    flags = a.flags
-    if flags.aligned and a.dtype.isnative and (flags.c_contiguous or a.strides[-1] == a.itemsize):
-        return a
-    return np.empty(a.shape, a.dtype.newbyteorder("="))
-
-
 def plain_array(name: str, a: Any, dtype: np.dtype[Any]) -> Array:
     """`a` checked to be an array of `dtype` (in any byte order), as a plain array."""
     if type(a) is not np.ndarray:
@@ -49,10 +41,10 @@ def plain_array(name: str, a: Any, dtype: np.dtype[Any]) -> Array:
             raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}")
         if isinstance(a, np.ma.MaskedArray):
             raise TypeError(f"{name}: expected a plain array, got a masked array; pass mask= to skip steps")
-        a = np.asarray(a)
-    if a.dtype != dtype and a.dtype.newbyteorder("=") != dtype:
+    plain: Array = np.asarray(a)
+    if plain.dtype != dtype and plain.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {a.dtype}")
-    return a
+    return plain
 
 
 def weights(layout: Layout, params: Any, dtype: np.dtype[Any]) -> list[list[Array | None]]:
@@ -231,7 +223,7 @@ def seed(name: str, value: Any) -> int | None:
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
-        checked = np.dtype(dtype)
+        checked: np.dtype[Any] = np.dtype(dtype)
     except TypeError:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
     if checked not in FLOATS:

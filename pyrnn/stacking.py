@@ -115,7 +115,7 @@ def from_names(
     *,
     dropout: float = 0.0,
     **options: Any,
-) -> tuple[Array, State, Saved | None]:
+) -> tuple[Array, State, Any]:
     """`forward` on a stack whose extent is read off the names of its parameters."""
     layout = layout_from(backend.spec(cell), params)
     dtype = backend.dtype("weight_ih_l0", params["weight_ih_l0"].dtype)
@@ -140,8 +140,11 @@ def forward(
     rng: np.random.Generator | None = None,
     out: Array | None = None,
     save: bool = False,
-) -> tuple[Array, State, Saved | None]:
-    """Run every layer and direction; see `pyrnn.functional.sequence_forward` for the arguments."""
+) -> tuple[Array, State, Any]:
+    """Run every layer and direction, with the arguments of `pyrnn.functional.sequence_forward`.
+
+    The third result is a Saved when `save`, else None.
+    """
     weights = checks.weights(layout, params, dtype)
     inputs, H, N = layout.sizes
     x = checks.plain_array("x", x, dtype)
@@ -181,7 +184,7 @@ def forward(
         y = (
             sequence_empty(T, B, N, dtype, batch_first)
             if layer < L - 1 or out is None
-            else checks.kernel_target(time_major(out, batch_first, unbatched))
+            else checks.kernel_ready(time_major(out, batch_first, unbatched), dtype)
         )
         for d in range(D):
             k = layer * D + d

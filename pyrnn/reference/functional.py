@@ -25,7 +25,7 @@ def sequence_forward(
     *,
     training: bool = True,
     **options: Any,
-) -> tuple[Array, State, Saved | None]:
+) -> tuple[Array, State, Saved]:
     """`pyrnn.functional.sequence_forward` in NumPy, in float32, float64 or complex128."""
     return stacking.from_names(REFERENCE, cell, x, state, params, training, save=True, **options)
 

@@ -87,27 +87,31 @@ def gradcheck(
     dy = rng.normal(size=(time, batch, features))
     dstate = [rng.normal(size=(rows, batch, hidden_size)) for _ in range(spec.states)]
 
-    def arguments(values: dict[str, Array]) -> tuple[Any, ...]:
-        states = [values[f"state[{k}]"] for k in range(spec.states)] if initial_state else []
-        state = (states[0] if spec.states == 1 else tuple(states)) if initial_state else None
-        return cell, values["x"], state, {name: values[name] for name in layout.shapes}
-
-    def drawn() -> dict[str, Any]:
-        return {"dropout": dropout, "rng": np.random.Generator(np.random.Philox(seed + 1)), "training": True}
+    def problem(values: dict[str, Array]) -> dict[str, Any]:
+        states = tuple(values[f"state[{k}]"] for k in range(spec.states)) if initial_state else (None,)
+        return {
+            "cell": cell,
+            "x": values["x"],
+            "state": states[0] if len(states) == 1 else states,
+            "params": {name: values[name] for name in layout.shapes},
+            "dropout": dropout,
+            "rng": np.random.Generator(np.random.Philox(seed + 1)),
+            "training": True,
+            **options,
+        }
 
     complex_inputs = {name: a.astype(complex) for name, a in inputs.items()}
 
     def derivative(element: Array, index: tuple[int, ...]) -> float:
         value = element[index]
         element[index] = value + 1j * STEP
-        y, final = sequence(*arguments(complex_inputs), **drawn(), **options)
+        y, final = sequence(**problem(complex_inputs))
         element[index] = value
         finals = (final,) if spec.states == 1 else final
-        return (
-            np.sum(dy * y.imag) + sum(np.sum(d * s.imag) for d, s in zip(dstate, finals, strict=True))
-        ) / STEP
+        pairs = zip((dy, *dstate), (y, *finals), strict=True)
+        return float(sum(np.sum(weight * value.imag) for weight, value in pairs) / STEP)
 
-    saved = forward(*arguments(inputs), **drawn(), **options)[-1]
+    saved = forward(**problem(inputs))[-1]
     grads = backward(saved, dy, dstate[0] if spec.states == 1 else tuple(dstate))
     given = {"x": grads.x, **grads.params}
     for k, ds in enumerate((grads.state,) if spec.states == 1 else grads.state):
@@ -119,9 +123,8 @@ def gradcheck(
         scale = np.abs(expected).max(initial=0) or 1.0
         error = np.abs(given[name] - expected) / scale
         if not error.max(initial=0) <= tolerance:
-            index = tuple(
-                int(i) for i in np.unravel_index(np.nanargmax(np.nan_to_num(error, nan=np.inf)), a.shape)
-            )
+            worst_element = np.argmax(np.nan_to_num(error, nan=np.inf))
+            index = tuple(int(i) for i in np.unravel_index(worst_element, a.shape))
             raise ArithmeticError(
                 f"{cell}: gradient of {name}{list(index)}: expected {expected[index]:.17g} by complex step, "
                 f"got {given[name][index]:.17g}, relative error {error[index]:.2g} > {tolerance:.2g}"

@@ -1,9 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations on real and complex arrays, with the derivative taken from the output."""
+"""Activations on real and complex arrays, with the derivative taken from the output, for the cells."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
 
 import numpy as np
 
 from pyrnn.layout import Array
+
+Slots: TypeAlias = Array | Sequence[Array]  # indexed by slot, state or parameter first, then (B, H)
 
 
 class Sigmoid:
@@ -13,11 +18,11 @@ class Sigmoid:
     def f(x: Array) -> Array:
         negative = x.real < 0
         e = np.exp(np.where(negative, x, -x))
-        return np.where(negative, e, 1) / (1 + e)
+        return np.asarray(np.where(negative, e, 1) / (1 + e))
 
     @staticmethod
     def df(y: Array) -> Array:
-        return y * (1 - y)
+        return np.asarray(y * (1 - y))
 
 
 class Tanh:

@@ -4,7 +4,7 @@
 r = σ(a_r), z = σ(a_z), n = tanh(a_nx + r a_nh);  h' = (1 - z) n + z h.
 """
 
-from pyrnn.reference.cells.activations import Sigmoid, Tanh
+from pyrnn.reference.cells.activations import Sigmoid, Slots, Tanh
 
 
 class Gru:
@@ -13,13 +13,13 @@ class Gru:
     gate_names = ("r", "z", "n")
 
     @staticmethod
-    def forward(a, s, p):
+    def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:
         r, z = Sigmoid.f(a[0]), Sigmoid.f(a[1])
         n = Tanh.f(a[2] + r * a[3])
         return ((1 - z) * n + z * s[0],), (r, z, n, a[3])
 
     @staticmethod
-    def backward(save, s, p, ds):
+    def backward(save: Slots, s: Slots, p: Slots, ds: Slots) -> tuple[Slots, Slots, Slots]:
         r, z, n, nh = save
         dn = ds[0] * (1 - z) * Tanh.df(n)
         da = (dn * nh * Sigmoid.df(r), ds[0] * (s[0] - n) * Sigmoid.df(z), dn, dn * r)

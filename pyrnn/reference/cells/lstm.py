@@ -6,7 +6,7 @@ i = σ(a_i), f = σ(a_f), g = tanh(a_g), o = σ(a_o);  c' = f c + i g,  h' = o t
 
 import numpy as np
 
-from pyrnn.reference.cells.activations import Sigmoid, Tanh
+from pyrnn.reference.cells.activations import Sigmoid, Slots, Tanh
 
 
 class Lstm:
@@ -15,13 +15,13 @@ class Lstm:
     gate_names = ("i", "f", "g", "o")
 
     @staticmethod
-    def forward(a, s, p):
+    def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:
         i, f, g, o = Sigmoid.f(a[0]), Sigmoid.f(a[1]), Tanh.f(a[2]), Sigmoid.f(a[3])
         c = f * s[1] + i * g
         return (o * Tanh.f(c), c), (i, f, g, o)
 
     @staticmethod
-    def backward(save, s, p, ds):
+    def backward(save: Slots, s: Slots, p: Slots, ds: Slots) -> tuple[Slots, Slots, Slots]:
         i, f, g, o = save
         y = Tanh.f(f * s[1] + i * g)
         dc = ds[1] + ds[0] * o * Tanh.df(y)

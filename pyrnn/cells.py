@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single steps of the registered cells: `cell(x, state) -> state`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyrnn import checks, stacking
+from pyrnn.functional import KERNELS
+from pyrnn.layout import Array, Layout
+from pyrnn.recurrent import initial_params
+from pyrnn.stacking import Gradients, Saved, State
+
+
+def cells() -> tuple[str, ...]:
+    """Names of the registered cells, for `Recurrent`, `Cell` and `pyrnn.functional`."""
+    return tuple(KERNELS.specs)
+
+
+class Cell:
+    """One step of a registered cell.
+
+    Parameters
+    ----------
+    name : str
+        A name in `pyrnn.cells()`.
+    input_size, hidden_size : int
+        I and H.
+    bias : bool
+        Whether there are `bias_ih` and `bias_hh`.
+    dtype : {"float32", "float64"}
+    device : {"cpu"}
+    seed : int, optional
+        Of the initial parameters.
+
+    Attributes
+    ----------
+    params : dict of arrays
+        `weight_ih` (slots·H, I), `weight_hh` (slots·H, H), `bias_ih`, `bias_hh` (slots·H,), as in
+        PyTorch's cells.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> cell = pyrnn.Cell("lstm", 3, 5, seed=0)
+    >>> h, c = cell(np.ones((2, 3), np.float32))
+    >>> h.shape
+    (2, 5)
+
+    Notes
+    -----
+    Equivalent to `torch.nn.LSTMCell`, `GRUCell`, `RNNCell` for the cells that PyTorch has.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: Any = "float32",
+        device: str = "cpu",
+        seed: int | None = None,
+    ) -> None:
+        checks.on_cpu(device)
+        self._layout = Layout(
+            KERNELS.spec(name),
+            checks.size("input_size", input_size),
+            checks.size("hidden_size", hidden_size),
+            bias=checks.flag("bias", bias),
+            suffixes=False,
+        )
+        self.dtype = checks.float_dtype(dtype)
+        rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
+        self.params = initial_params(self._layout, self.dtype, rng)
+
+    @property
+    def name(self) -> str:
+        """Name of the cell."""
+        return self._layout.spec.name
+
+    @property
+    def input_size(self) -> int:
+        """I."""
+        return self._layout.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self._layout.hidden_size
+
+    @property
+    def bias(self) -> bool:
+        """Whether there are biases."""
+        return self._layout.bias
+
+    def __call__(self, x: Array, state: State | None = None) -> State:
+        """One step.
+
+        Parameters
+        ----------
+        x : array (B, I) or (I,)
+        state : array (B, H) or (H,), or a tuple (h, c, …) of them, optional
+            Zeros when None.
+
+        Returns
+        -------
+        state : in the structure of `state`
+        """
+        return self._run(x, state, save=False)[0]
+
+    def forward(self, x: Array, state: State | None = None) -> tuple[State, Saved]:
+        """One step, and what `backward` needs; x and the parameters must not change until then."""
+        final, saved = self._run(x, state, save=True)
+        saved.owner = self
+        return final, saved
+
+    def backward(self, saved: Saved, dstate: State) -> Gradients:
+        """Gradients of x, the previous state and every parameter from that of the new state.
+
+        Raises
+        ------
+        TypeError
+            `saved` is not what `forward` returned.
+        ValueError
+            `saved` is another cell's, or a shape is wrong.
+        """
+        if isinstance(saved, Saved) and saved.owner is not self:
+            raise ValueError("saved: expected what this cell's forward returned, got another's")
+        if not isinstance(saved, Saved):
+            raise TypeError(f"saved: expected what forward returned, got {type(saved).__name__}")
+        B = None if saved.unbatched else saved.sizes[1]
+        grads = stacking.backward(saved, None, self._rows("dstate", dstate, B))
+        return Gradients(grads.x[0], first(grads.state), grads.params)
+
+    def _run(self, x: Array, state: State | None, save: bool) -> tuple[State, Any]:
+        """The step as a sequence of length one; one layer, so the leading axis of x and of a state is 1."""
+        x = checks.plain_array("x", x, self.dtype)
+        if x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
+            raise ValueError(f"x: expected shape (B, I) or (I,) with I = {self.input_size}, got {x.shape}")
+        if state is not None:
+            state = self._rows("state", state, None if x.ndim == 1 else x.shape[0])
+        _, final, saved = stacking.forward(
+            KERNELS, self._layout, self.dtype, x[None], state, self.params, save=save
+        )
+        return first(final), saved
+
+    def _rows(self, name: str, state: State, B: int | None) -> State:
+        """A state, checked, with the leading axis of a sequence's."""
+        H = self.hidden_size
+        shape, axes = ((H,), "(H,)") if B is None else ((B, H), "(B, H)")
+        arrays = checks.states(name, state, self._layout.spec.states, shape, axes, self.dtype)
+        return arrays[0][None] if len(arrays) == 1 else tuple(s[None] for s in arrays)
+
+    def __repr__(self) -> str:
+        kind = type(self).__name__
+        words = [repr(self.name)] if kind == "Cell" else []
+        words += [str(self.input_size), str(self.hidden_size)]
+        if self.name == "rnn_relu" and kind == "RNNCell":
+            words.append("nonlinearity='relu'")
+        if not self.bias:
+            words.append("bias=False")
+        if self.dtype != np.float32:
+            words.append(f"dtype={str(self.dtype)!r}")
+        return f"{kind}({', '.join(words)})"
+
+
+def first(state: State) -> State:
+    """A state without its leading axis."""
+    return tuple(s[0] for s in state) if isinstance(state, tuple) else state[0]
+
+
+class LSTMCell(Cell):
+    """One step of the LSTM; the state is (h, c). Arguments as `Cell`, without the name."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: Any = "float32",
+        device: str = "cpu",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__("lstm", input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+
+
+class GRUCell(Cell):
+    """One step of the GRU with the reset gate after the product. Arguments as `Cell`, without the name."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        *,
+        dtype: Any = "float32",
+        device: str = "cpu",
+        seed: int | None = None,
+    ) -> None:
+        super().__init__("gru", input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+
+
+class RNNCell(Cell):
+    """One step of the simple network; `nonlinearity` is "tanh" or "relu". Other arguments as `Cell`."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str = "tanh",
+        *,
+        dtype: Any = "float32",
+        device: str = "cpu",
+        seed: int | None = None,
+    ) -> None:
+        checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        super().__init__(
+            "rnn_" + nonlinearity, input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed
+        )

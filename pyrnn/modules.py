@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layers by name, LSTM, GRU and RNN, and how any layer comes back from a file."""
+
+from __future__ import annotations
+
+import json
+import os
+from functools import partial
+from typing import Any, TypedDict, Unpack
+
+from pyrnn import checks
+from pyrnn.functional import KERNELS
+from pyrnn.layout import layout_from
+from pyrnn.recurrent import Recurrent
+
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "load"]
+
+
+class Options(TypedDict, total=False):
+    """The keyword arguments of every layer; see `Recurrent`."""
+
+    bias: bool
+    batch_first: bool
+    dropout: float
+    bidirectional: bool
+    proj_size: int
+    layer_norm: bool
+    zoneout: float
+    recurrent_dropout: float
+    compute_dtype: str | None
+    dtype: Any
+    device: str
+    seed: int | None
+
+
+class LSTM(Recurrent):
+    """Long short-term memory (Hochreiter & Schmidhuber 1997; Gers et al. 2000); arguments as `Recurrent`.
+
+    The state is a tuple (h, c). Gate order i f g o. Equivalent to `torch.nn.LSTM`.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> layer = pyrnn.LSTM(3, 5, bidirectional=True, seed=0)
+    >>> y, (h, c) = layer(np.ones((7, 2, 3), np.float32), lengths=[7, 4])
+    >>> y.shape, h.shape
+    ((7, 2, 10), (2, 2, 5))
+    """
+
+    def __init__(
+        self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Unpack[Options]
+    ) -> None:
+        super().__init__("lstm", input_size, hidden_size, num_layers, **options)
+
+
+class GRU(Recurrent):
+    """Gated recurrent unit (Cho et al. 2014); arguments as `Recurrent`, and `reset_after`.
+
+    The state is h. Gate order r z n. `reset_after=True` applies the reset gate after the product, as
+    `torch.nn.GRU`, to which it is equivalent; False (the original) is not implemented yet.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        reset_after: bool = True,
+        **options: Unpack[Options],
+    ) -> None:
+        checks.supported(reset_after=(reset_after, True))
+        super().__init__("gru", input_size, hidden_size, num_layers, **options)
+
+
+class RNN(Recurrent):
+    """Simple recurrent network (Elman 1990); arguments as `Recurrent`, and `nonlinearity`, "tanh" or "relu".
+
+    The state is h. Equivalent to `torch.nn.RNN`.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        nonlinearity: str = "tanh",
+        **options: Unpack[Options],
+    ) -> None:
+        checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        super().__init__("rnn_" + nonlinearity, input_size, hidden_size, num_layers, **options)
+
+
+def load(path: str | os.PathLike[str]) -> Recurrent:
+    """A layer from a file that `save` wrote; nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path of a safetensors file
+
+    Returns
+    -------
+    Recurrent
+        LSTM, GRU, RNN or Recurrent, as saved.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or holds no layer.
+    """
+    from pyrnn.io.safetensors import load_safetensors
+
+    tensors, metadata = load_safetensors(path)
+    try:
+        config = json.loads(metadata["pyrnn"])
+        name, cell = config["layer"], config["cell"]
+        options = {"batch_first": config["batch_first"], "dropout": config["dropout"]}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{os.fspath(path)}: expected a file that a layer's save wrote, got no valid layer in it"
+        ) from None
+    try:
+        layout = layout_from(KERNELS.spec(cell), tensors)
+        checks.state_dict(layout, tensors)
+        make: Any = {
+            ("LSTM", "lstm"): LSTM,
+            ("GRU", "gru"): GRU,
+            ("RNN", "rnn_tanh"): RNN,
+            ("RNN", "rnn_relu"): partial(RNN, nonlinearity="relu"),
+        }.get((name, cell), partial(Recurrent, cell))
+        layer: Recurrent = make(
+            layout.input_size,
+            layout.hidden_size,
+            layout.num_layers,
+            bias=layout.bias,
+            bidirectional=layout.directions == 2,
+            dtype=tensors["weight_ih_l0"].dtype,
+            **options,
+        )
+    except TypeError as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    layer.load_state_dict(tensors)
+    return layer

@@ -1,0 +1,344 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A stack of recurrent layers of any registered cell, with its parameters."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from pyrnn import checks, stacking
+from pyrnn.functional import KERNELS
+from pyrnn.layout import Array, Layout
+from pyrnn.stacking import Backend, Gradients, Saved, State
+from pyrnn.streams import Stream
+
+
+class Recurrent:
+    """A stack of recurrent layers of any registered cell.
+
+    Parameters
+    ----------
+    cell : str
+        A name in `pyrnn.cells()`.
+    input_size, hidden_size : int
+        I and H.
+    num_layers : int
+        Each layer reads the outputs of the one below.
+    bias : bool
+        Whether there are `bias_ih` and `bias_hh`.
+    batch_first : bool
+        Sequences, masks and resets are (B, T, …) instead of (T, B, …).
+    dropout : float
+        Probability of zeroing an output of every layer but the last, in training.
+    bidirectional : bool
+        A second set of cells reads each sequence from its last valid step; outputs are 2·H wide.
+    proj_size, layer_norm, zoneout, recurrent_dropout, compute_dtype
+        Not implemented yet; only the defaults are accepted.
+    dtype : {"float32", "float64"}
+        Of the parameters and of everything computed.
+    device : {"cpu"}
+    seed : int, optional
+        Of the initial parameters and of the dropout masks; unpredictable when None.
+
+    Attributes
+    ----------
+    params : dict of arrays
+        PyTorch's names, shapes and gate order: `weight_ih_l0` (slots·H, I), `weight_hh_l0` (slots·H, H),
+        `bias_ih_l0`, `bias_hh_l0` (slots·H,), `…_l0_reverse`, `…_l1`. Initially uniform in ±1/√H, PyTorch's
+        convention. Change them in place, or replace them by arrays of the same shape.
+    rng : numpy.random.Generator
+        Draws the dropout masks; counter-based (Philox), one draw per layer of a call.
+
+    Raises
+    ------
+    ValueError, TypeError
+        A size or option is wrong; the message names it.
+    NotImplementedError
+        An option that does not exist yet has a value other than its default.
+    RuntimeError
+        `device` is not "cpu".
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> layer = pyrnn.Recurrent("gru", 3, 5, seed=0)
+    >>> y, h = layer(np.ones((7, 2, 3), np.float32))
+    >>> y.shape, h.shape
+    ((7, 2, 5), (1, 2, 5))
+
+    Notes
+    -----
+    Equivalent to `torch.nn.LSTM`, `torch.nn.GRU` and `torch.nn.RNN` for the cells that PyTorch has.
+    """
+
+    _backend: Backend = KERNELS
+
+    def __init__(
+        self,
+        cell: str,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        layer_norm: bool = False,
+        zoneout: float = 0.0,
+        recurrent_dropout: float = 0.0,
+        compute_dtype: str | None = None,
+        dtype: Any = "float32",
+        device: str = "cpu",
+        seed: int | None = None,
+    ) -> None:
+        checks.on_cpu(device)
+        checks.supported(
+            proj_size=(proj_size, 0),
+            layer_norm=(layer_norm, False),
+            zoneout=(zoneout, 0.0),
+            recurrent_dropout=(recurrent_dropout, 0.0),
+            compute_dtype=(compute_dtype, None),
+        )
+        self._layout = Layout(
+            self._backend.spec(cell),
+            checks.size("input_size", input_size),
+            checks.size("hidden_size", hidden_size),
+            checks.size("num_layers", num_layers),
+            1 + checks.flag("bidirectional", bidirectional),
+            checks.flag("bias", bias),
+        )
+        self.batch_first = checks.flag("batch_first", batch_first)
+        self.dropout = checks.probability("dropout", dropout)
+        self.dtype = checks.float_dtype(dtype)
+        self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
+        self.params = initial_params(self._layout, self.dtype, self.rng)
+
+    @property
+    def cell(self) -> str:
+        """Name of the cell."""
+        return self._layout.spec.name
+
+    @property
+    def input_size(self) -> int:
+        """I."""
+        return self._layout.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """H."""
+        return self._layout.hidden_size
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return self._layout.num_layers
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether there is a reverse direction."""
+        return self._layout.directions == 2
+
+    @property
+    def bias(self) -> bool:
+        """Whether there are biases."""
+        return self._layout.bias
+
+    def __call__(
+        self,
+        x: Array,
+        state: State | None = None,
+        *,
+        lengths: Any = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        reset_to: str = "zero",
+        out: Array | None = None,
+    ) -> tuple[Array, State]:
+        """Inference: no dropout, nothing kept.
+
+        Parameters
+        ----------
+        x : array (T, B, I), (B, T, I) with `batch_first`, or (T, I)
+        state, lengths, mask, resets, reset_to, out
+            As in `pyrnn.functional.sequence_forward`.
+
+        Returns
+        -------
+        y : array (T, B, H·directions), in the layout of x
+        state : array (num_layers·directions, B, H), or a tuple of them for cells with several states
+        """
+        y, final, _ = stacking.forward(
+            self._backend,
+            self._layout,
+            self.dtype,
+            x,
+            state,
+            self.params,
+            lengths=lengths,
+            mask=mask,
+            resets=resets,
+            reset_to=reset_to,
+            batch_first=self.batch_first,
+            out=out,
+        )
+        return y, final
+
+    def forward(
+        self,
+        x: Array,
+        state: State | None = None,
+        *,
+        lengths: Any = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        reset_to: str = "zero",
+        training: bool = True,
+        out: Array | None = None,
+    ) -> tuple[Array, State, Saved]:
+        """Run and keep what `backward` needs; the arguments of a call, and `training`, which draws dropout.
+
+        Returns
+        -------
+        y, state
+            As a call returns them.
+        saved : Saved
+            x and the parameters must not change until the backward; y may.
+        """
+        y, final, saved = stacking.forward(
+            self._backend,
+            self._layout,
+            self.dtype,
+            x,
+            state,
+            self.params,
+            lengths=lengths,
+            mask=mask,
+            resets=resets,
+            reset_to=reset_to,
+            batch_first=self.batch_first,
+            dropout=self.dropout if training else 0.0,
+            rng=self.rng,
+            out=out,
+            save=True,
+        )
+        saved.owner = self
+        return y, final, saved
+
+    def backward(self, saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
+        """Gradients of x, the initial state and every parameter; see `pyrnn.functional.sequence_backward`.
+
+        Raises
+        ------
+        TypeError
+            `saved` is not what `forward` returned.
+        ValueError
+            `saved` is another layer's, or a shape is wrong.
+        """
+        if isinstance(saved, Saved) and saved.owner is not self:
+            raise ValueError("saved: expected what this layer's forward returned, got another layer's")
+        return stacking.backward(saved, dy, dstate)
+
+    def gates(
+        self,
+        x: Array,
+        state: State | None = None,
+        *,
+        lengths: Any = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        reset_to: str = "zero",
+        layer: int = -1,
+    ) -> dict[str, Array]:
+        """Activations of every gate at every step of one layer, for looking at.
+
+        Parameters
+        ----------
+        x, state, lengths, mask, resets, reset_to
+            As in a call.
+        layer : int
+            Which layer; negative counts from the top.
+
+        Returns
+        -------
+        dict of arrays (T, B, H·directions), in the layout of x
+            `i f g o` for the LSTM, `r z n` for the GRU, `h` for the simple network; zero at skipped steps.
+        """
+        from pyrnn.reference.cells import registry
+
+        if not -self.num_layers <= layer < self.num_layers:
+            raise ValueError(f"layer: expected {-self.num_layers} to {self.num_layers - 1}, got {layer}")
+        saved = self.forward(
+            x, state, lengths=lengths, mask=mask, resets=resets, reset_to=reset_to, training=False
+        )[2]
+        return stacking.gates(saved, layer % self.num_layers, registry[self.cell].gate_names)
+
+    def stream(self, batch_size: int = 1) -> Stream:
+        """Step by step with the state kept inside; see `pyrnn.streams.Stream`."""
+        return Stream(self, batch_size)
+
+    def state_dict(self) -> dict[str, Array]:
+        """A copy of the parameters by name."""
+        return {name: np.array(self.params[name]) for name in self._layout.shapes}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy parameters in place, cast to the layer's dtype; every name and shape is checked first.
+
+        Parameters
+        ----------
+        state : mapping of name to array-like of floats
+
+        Raises
+        ------
+        ValueError
+            A name is missing or unknown, or a shape is wrong; nothing is loaded then.
+        TypeError
+            A value holds something else than real floating-point numbers.
+        """
+        loaded = checks.state_dict(self._layout, state)
+        checks.weights(self._layout, self.params, self.dtype)
+        for name, a in loaded.items():
+            self.params[name][...] = a
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and configuration to a safetensors file, for `pyrnn.load`."""
+        from pyrnn.io.safetensors import save_safetensors
+
+        config = {
+            "layer": type(self).__name__,
+            "cell": self.cell,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+        }
+        save_safetensors(path, self.state_dict(), {"pyrnn": json.dumps(config)})
+
+    def __repr__(self) -> str:
+        name = type(self).__name__
+        words = [repr(self.cell)] if name == "Recurrent" else []
+        words += [str(self.input_size), str(self.hidden_size)]
+        if self.num_layers > 1:
+            words.append(f"num_layers={self.num_layers}")
+        if self.cell == "rnn_relu" and name == "RNN":
+            words.append("nonlinearity='relu'")
+        for option, default in (
+            ("bias", True),
+            ("batch_first", False),
+            ("dropout", 0.0),
+            ("bidirectional", False),
+        ):
+            if getattr(self, option) != default:
+                words.append(f"{option}={getattr(self, option)}")
+        if self.dtype != np.float32:
+            words.append(f"dtype={str(self.dtype)!r}")
+        return f"{name}({', '.join(words)})"
+
+
+def initial_params(layout: Layout, dtype: np.dtype[Any], rng: np.random.Generator) -> dict[str, Array]:
+    """Uniform in ±1/√H, PyTorch's convention."""
+    bound = layout.hidden_size**-0.5
+    return {name: rng.uniform(-bound, bound, shape).astype(dtype) for name, shape in layout.shapes.items()}
