@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: Apache-2.0
+// The library's own thread pool: no runtime that hangs after fork, no second pool that spins beside it.
+#pragma once
+
+namespace pyrnn {
+
+// Processors that this process may use: affinity, then the cgroup's quota, at least 1.
+int available_cpus();
+
+// Threads that a call may use: PYRNN_NUM_THREADS, else available_cpus(), until set. 1 to max_threads.
+constexpr int max_threads = 256;
+int num_threads();
+void set_num_threads(int threads);
+
+// The pool, for one call. Another caller that has it, or a call from inside a worker, gets a team of one:
+// results do not depend on the number of threads, so nobody waits for a thread.
+class Team {
+ public:
+  explicit Team(int wanted);
+  ~Team();
+  Team(const Team&) = delete;
+  Team& operator=(const Team&) = delete;
+  int size() const { return size_; }
+
+  // work(context, thread, threads) once on every thread, the caller being thread 0; returns when all have returned.
+  // Denormals are flushed inside and the caller's floating-point state is as before outside.
+  void run(void (*work)(void* context, int thread, int threads), void* context);
+
+ private:
+  int size_ = 1;
+};
+
+}  // namespace pyrnn
