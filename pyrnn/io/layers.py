@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers in safetensors files: the parameters as tensors, the configuration as JSON in the metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from pyrnn import checks
+from pyrnn.io.safetensors import load_safetensors, save_safetensors
+from pyrnn.layout import layout_from
+
+KEY = "pyrnn"
+
+
+def save_layer(layer: Any, path: str | os.PathLike[str]) -> None:
+    """Write a layer's parameters and configuration; `layer.save(path)` is this.
+
+    Parameters
+    ----------
+    layer : pyrnn.Recurrent
+    path : path
+        Replaced, atomically, if it exists.
+    """
+    config = {
+        "layer": type(layer).__name__,
+        "cell": layer.cell,
+        "batch_first": layer.batch_first,
+        "dropout": layer.dropout,
+    }
+    save_safetensors(path, layer.state_dict(), {KEY: json.dumps(config)})
+
+
+def load(path: str | os.PathLike[str]) -> Any:
+    """A layer from a file that `save_layer` wrote; `pyrnn.load` is this. Nothing in the file is executed.
+
+    Parameters
+    ----------
+    path : path of a safetensors file
+
+    Returns
+    -------
+    pyrnn.Recurrent
+        LSTM, GRU, RNN or Recurrent, as saved; the sizes are those of the tensors.
+
+    Raises
+    ------
+    ValueError
+        The file is damaged, or holds no layer.
+    OSError
+        It cannot be read.
+
+    Examples
+    --------
+    >>> import os, tempfile, pyrnn
+    >>> path = os.path.join(tempfile.mkdtemp(), "layer.safetensors")
+    >>> pyrnn.GRU(3, 5, bidirectional=True, seed=0).save(path)
+    >>> pyrnn.load(path)
+    GRU(3, 5, bidirectional=True)
+    """
+    # Late, because the layers call this module to save themselves.
+    import pyrnn
+    from pyrnn.functional import KERNELS
+
+    tensors, metadata = load_safetensors(path)
+    try:
+        config = json.loads(metadata[KEY])
+        name, cell = config["layer"], config["cell"]
+        options = {"batch_first": config["batch_first"], "dropout": config["dropout"]}
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(
+            f"{os.fspath(path)}: expected a file that a layer's save wrote, got no layer in it"
+        ) from None
+    try:
+        # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
+        layout = layout_from(KERNELS.spec(cell), tensors)
+        checks.state_dict(layout, tensors)
+        dtypes = {a.dtype for a in tensors.values()}
+        if len(dtypes) > 1:
+            raise ValueError(f"expected parameters of one dtype, got {', '.join(sorted(map(str, dtypes)))}")
+        options |= {"bias": layout.bias, "bidirectional": layout.directions == 2, "dtype": dtypes.pop()}
+        sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
+        layer: Any
+        if (name, cell) in (("LSTM", "lstm"), ("GRU", "gru")):
+            layer = getattr(pyrnn, name)(*sizes, **options)
+        elif name == "RNN" and cell.startswith("rnn_"):
+            layer = pyrnn.RNN(*sizes, nonlinearity=cell.removeprefix("rnn_"), **options)
+        else:
+            layer = pyrnn.Recurrent(cell, *sizes, **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{os.fspath(path)}: {error}") from None
+    layer.load_state_dict(tensors)
+    return layer
