@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options of a training of the character model, with their defaults, bounds and help."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
+
+
+def option(default: Any, least: float, metavar: str, text: str) -> Any:
+    """A field: its default, smallest value, and how `--help` shows it."""
+    return dataclasses.field(default=default, metadata={"least": least, "metavar": metavar, "help": text})
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides the course of a training, but the text.
+
+    Raises
+    ------
+    ValueError
+        A value makes no sense; the message names the option.
+    """
+
+    cell: str = option("lstm", 0, "NAME", "lstm, gru or rnn")
+    layers: int = option(2, 1, "N", "recurrent layers")
+    hidden: int = option(256, 1, "N", "units of each layer")
+    embedding: int = option(64, 0, "N", "size of a character's vector; 0 for one-hot")
+    dropout: float = option(0.0, 0, "P", "between layers")
+    batch: int = option(32, 1, "N", "places of the text that are read side by side")
+    length: int = option(64, 1, "N", "characters before the gradient is cut")
+    steps: int = option(1000, 1, "N", "updates")
+    rate: float = option(2e-3, 0, "X", "highest learning rate")
+    clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
+    every: int = option(100, 1, "N", "steps between validations")
+    patience: int = option(5, 0, "N", "validations without a better one before it stops; 0 for never")
+    seed: int = option(0, 0, "N", "of the initial parameters and the dropout")
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+                raise ValueError(f"--{field.name}: expected {kind.__name__}, got {value!r}")
+            # The comparison from both sides refuses NaN as well.
+            if not isinstance(value, str) and not field.metadata["least"] <= value < 2**31:
+                raise ValueError(
+                    f"--{field.name}: expected a number from {field.metadata['least']}, got {value}"
+                )
+        if self.cell not in CELLS:
+            raise ValueError(f"--cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
+        if self.dropout >= 1:
+            raise ValueError(f"--dropout: expected a number below 1, got {self.dropout}")
