@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `pyrnn info`, `pyrnn charlm`, `pyrnn charlm sample`, `pyrnn check`.
+
+Every command imports what it needs when it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from pyrnn.examples.config import Config
+
+DESCRIPTION = "Recurrent layers with fused kernels."
+CHECKPOINT = "charlm.safetensors"
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong, and exit with code 2."""
+        self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command.
+
+    Parameters
+    ----------
+    arguments : strings, optional
+        Those of the process when None.
+
+    Returns
+    -------
+    int
+        Exit code: 0, 1 for a failure, 2 for wrong arguments or files, 130 after Ctrl-C.
+    """
+    options = parser().parse_args(arguments)
+    command: Callable[[argparse.Namespace], int] = options.run
+    try:
+        code = command(options)
+        sys.stdout.flush()  # a closed pipe must show here, and not when Python shuts down
+        return code
+    except KeyboardInterrupt:
+        print("pyrnn: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # Whoever read our output, `head` for one, has enough. Python must not try to flush it again.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (OSError, ValueError) as error:
+        print(f"{options.prog}: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    except ArithmeticError as error:
+        print(f"{options.prog}: error: {one_line(error)}", file=sys.stderr)
+        return 1
+
+
+def one_line(error: Exception) -> str:
+    """An error's message on one line, a missing file's with its name in front."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    top = Parser(prog="pyrnn", description=DESCRIPTION)
+    commands = top.add_subparsers(metavar="command", required=True)
+
+    info = commands.add_parser("info", help="what is installed and which instructions it uses")
+    info.set_defaults(run=run_info, prog=info.prog)
+
+    check = commands.add_parser(
+        "check",
+        help="check every cell's gradients on this machine",
+        description="Check every cell on this machine, from the formula to the float32 kernels.",
+    )
+    check.set_defaults(run=run_check, prog=check.prog)
+
+    charlm = commands.add_parser(
+        "charlm",
+        help="train a character-level language model, or write text with it",
+        description="Train a character-level language model. `pyrnn charlm sample` writes text with it.",
+        epilog="Ctrl-C stops after the step in hand and writes the checkpoint.",
+    )
+    charlm.set_defaults(run=run_charlm, prog=charlm.prog)
+    add_training_options(charlm)
+    actions = charlm.add_subparsers(metavar="[sample]")
+    sample = actions.add_parser("sample", help="write text with a trained model")
+    sample.set_defaults(run=run_sample, prog=sample.prog)
+    sample.add_argument("--checkpoint", metavar="FILE", default=CHECKPOINT, help="default: %(default)s")
+    sample.add_argument(
+        "--length", metavar="N", type=int, default=1000, help="characters; default: %(default)s"
+    )
+    sample.add_argument(
+        "--temperature", metavar="X", type=float, default=0.8, help="0: likeliest; default: %(default)s"
+    )
+    sample.add_argument("--prime", metavar="TEXT", default="", help="text to go on with")
+    sample.add_argument("--seed", metavar="N", type=int, help="of the draws; default: another each time")
+    return top
+
+
+def add_training_options(charlm: argparse.ArgumentParser) -> None:
+    """Those of `Config`, None unless given, and those of the files."""
+    for field in dataclasses.fields(Config):
+        charlm.add_argument(
+            f"--{field.name}",
+            metavar=field.metadata["metavar"],
+            type=type(field.default),
+            help=f"{field.metadata['help']}; default: {field.default}",
+        )
+    charlm.add_argument(
+        "--text", metavar="FILE", help="UTF-8 text to learn; default: Python's own help texts"
+    )
+    charlm.add_argument("--checkpoint", metavar="FILE", default=CHECKPOINT, help="default: %(default)s")
+    charlm.add_argument("--resume", action="store_true", help="go on with the checkpoint and its options")
+    charlm.add_argument("--log", metavar="FILE", help="append every step's loss as a line of JSON")
+    charlm.add_argument("--quiet", action="store_true", help="print the result only")
+
+
+def run_charlm(options: argparse.Namespace) -> int:
+    """Train, from the beginning or from a checkpoint."""
+    from pyrnn.examples.charlm import Training, train
+
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
+    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    if options.resume:
+        if given:
+            raise ValueError(
+                f"--resume takes its options from the checkpoint; leave --{next(iter(given))} away"
+            )
+        training = Training.resume(options.checkpoint, options.text)
+    else:
+        training = Training(Config(**given), options.text, options.checkpoint)
+    return train(training, log=options.log, quiet=options.quiet)
+
+
+def run_sample(options: argparse.Namespace) -> int:
+    """Write text to standard output, character by character."""
+    from itertools import islice
+
+    from pyrnn.examples.checkpoint import Checkpoint
+    from pyrnn.examples.sampling import sample
+
+    if options.length < 0:
+        raise ValueError(f"--length: expected a number from 0, got {options.length}")
+    if options.seed is not None and options.seed < 0:
+        raise ValueError(f"--seed: expected a number from 0, got {options.seed}")
+    checkpoint = Checkpoint(options.checkpoint)
+    text = sample(checkpoint.model(), checkpoint.alphabet, options.prime, options.temperature, options.seed)
+    sys.stdout.write(options.prime)
+    for character in islice(text, options.length):
+        sys.stdout.write(character)
+        sys.stdout.flush()
+    sys.stdout.write("\n")
+    return 0
+
+
+def run_info(options: argparse.Namespace) -> int:
+    """Print what is installed, one property a line."""
+    from pyrnn.diagnostics import properties
+
+    rows = properties()
+    width = max(map(len, rows))
+    for name, value in rows.items():
+        print(f"{name:<{width}}  {value}")
+    return 0
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Print one line per check; 1 when one of them failed."""
+    from pyrnn import _core
+    from pyrnn.diagnostics import checks_of
+
+    print(f"instruction set {_core.isa()}, {_core.num_threads()} threads")
+    failures = count = 0
+    for name in _core.cells():
+        for check in checks_of(name):
+            count += 1
+            failures += not check.passed
+            print(
+                f"{name:<10} {check.what:<62} {check.error:9.1e} <= {check.bound:.1e}  {check.verdict}",
+                flush=True,
+            )
+    print(f"{count - failures} of {count} checks passed")
+    return 1 if failures else 0
