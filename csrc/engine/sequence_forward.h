@@ -101,8 +101,21 @@ struct Forward {
                    element<T>(args.y, t, b),
                    args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
       }
-      step_rows<Cell, T>(layer, rows, count, mine, args.sizes.B <= few_rows);
+      if (i + 1 < schedule.steps) fetch_next(i + 1, group);
+      step_rows<Cell, T>(layer, rows, count, mine, args.sizes.B <= few_rows, i);
       barriers[1 + group].wait(grid.unit_groups);
+    }
+  }
+
+  // Asks for the rows of x and y of the next step while this one computes: they come from memory.
+  PYRNN_FN void fetch_next(int64_t i, int group) const {
+    for (int64_t e = args.schedule.offset[i]; e < args.schedule.offset[i + 1]; e++) {
+      const int64_t t = args.schedule.time[e], b = args.schedule.batch[e];
+      if (grid.row_groups > 1 && args.schedule.rank[b] % grid.row_groups != group) continue;
+      const char* x = reinterpret_cast<const char*>(element<T>(args.x, t, b));
+      const char* y = reinterpret_cast<const char*>(element<T>(args.y, t, b));
+      for (int64_t k = 0; k < args.sizes.I * int64_t(sizeof(T)); k += 64) __builtin_prefetch(x + k, 0, 2);
+      for (int64_t k = 0; k < layer.H * int64_t(sizeof(T)); k += 64) __builtin_prefetch(y + k, 1, 2);
     }
   }
 

@@ -103,12 +103,15 @@ __attribute__((noinline)) void step_tile(const PackedLayer<Cell, T>& layer, cons
 // Below this many sequences a call sums K apart.
 constexpr int64_t few_rows = 3;
 
-// Advances `count` rows through the blocks `mine`.
+// Advances `count` rows through the blocks `mine`. `pass` counts the steps: every other one takes the blocks in
+// descending order, because what a step read last is what the cache still holds when the weights exceed it.
 template <class Cell, class T>
-PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine, bool apart) {
+PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine, bool apart,
+                        int64_t pass) {
   static_assert(Cell::params == 0, "per-unit parameters are not read by the engine");
   constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
-  for (int64_t block = mine.begin; block < mine.end; block++) {
+  for (int64_t i = 0; i < mine.size(); i++) {
+    const int64_t block = pass % 2 ? mine.end - 1 - i : mine.begin + i;
     const auto tile = [&](auto width, auto n, int64_t first) {
       constexpr int NV = decltype(width)::value, MR = decltype(n)::value;
       if constexpr (MR <= few_rows) {

@@ -41,11 +41,12 @@ struct StreamStep {
   const StepRow<T>* rows;
   int64_t B;
   Grid grid;
+  int64_t pass;
 
   void work(int thread) const {
     const Range mine = part(B, thread / grid.unit_groups, grid.row_groups);
     step_rows<Cell, T>(layer, rows + mine.begin, mine.size(),
-                       part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups), B <= few_rows);
+                       part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups), B <= few_rows, pass);
   }
 };
 
@@ -70,10 +71,10 @@ void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
     schedule.max_rows = B;
     const StepCost cost = forward_cost<Cell, T>({1, B, stream->I, stream->H}, schedule);
     Team team(choose_grid(cost, threads).threads());
-    StreamStep<Cell, T> step{layer, rows, B, choose_grid(cost, team.size())};
+    StreamStep<Cell, T> step{layer, rows, B, choose_grid(cost, team.size()), stream->parity};
     team.run([](void* context, int thread, int) { static_cast<StreamStep<Cell, T>*>(context)->work(thread); }, &step);
   } else {
-    StreamStep<Cell, T>{layer, rows, B, {1, 1}}.work(0);
+    StreamStep<Cell, T>{layer, rows, B, {1, 1}, stream->parity}.work(0);
   }
 }
 
