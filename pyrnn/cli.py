@@ -185,7 +185,7 @@ def run_check(options: argparse.Namespace) -> int:
             count += 1
             failures += not check.passed
             print(
-                f"{name:<10} {check.what:<62} {check.error:9.1e} <= {check.bound:.1e}  {check.verdict}",
+                f"{name:<10} {check.what:<55} {check.error:9.1e} <= {check.bound:.1e}  {check.verdict}",
                 flush=True,
             )
     print(f"{count - failures} of {count} checks passed")

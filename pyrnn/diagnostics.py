@@ -15,7 +15,7 @@ from pyrnn import _core, functional, reference
 from pyrnn.layout import Array, Layout
 
 #: float32 against the float64 reference: relative L2 error of at most this many eps · √T.
-FLOAT32 = 8.0
+FLOAT32 = 16.0
 
 
 def properties() -> dict[str, str]:
@@ -138,13 +138,13 @@ def checks_of(cell: str) -> Iterator[Check]:
         numbers; the kernels in float64 against the reference; in float32 against the reference in float64.
     """
     for options in ({}, {"bidirectional": True, "num_layers": 2, "lengths": [3, 1]}):
-        what = "reference against complex step" + (", bidirectional, 2 layers, lengths" if options else "")
+        what = "reference against complex step" + (", 2 directions and layers" if options else "")
         yield Check(what, reference.gradcheck(cell, tolerance=np.inf, **options), 1e-12)
     yield Check("C++ cell's backward against its forward on dual numbers", transposition_error(cell), 1e-14)
     problems = {
         "T, B, I, H = 7, 5, 9, 17": Problem(cell, (7, 5, 9, 17)),
         "T, B, I, H = 20, 33, 31, 64": Problem(cell, (20, 33, 31, 64)),
-        "bidirectional, 2 layers, lengths, mask, resets": Problem(cell, (9, 6, 3, 8), 2, 2, masked=True),
+        "2 directions and layers, lengths, mask, resets": Problem(cell, (9, 6, 3, 8), 2, 2, masked=True),
     }
     for what, problem in problems.items():
         expected = problem.results(reference, np.float64)
@@ -156,7 +156,7 @@ def checks_of(cell: str) -> Iterator[Check]:
 
 
 def transposition_error(cell: str, draws: int = 200) -> float:
-    """Largest relative difference of w·(J v), from forward on dual numbers, and (Jᵀ w)·v, from backward."""
+    """Largest |w·(J v) - (Jᵀ w)·v| over |w|·|v|: J v is forward on dual numbers, Jᵀ w is backward."""
     constants = _core.cells()[cell]
     sizes = (constants["slots"], constants["states"], constants["params"])
     rng = np.random.Generator(np.random.Philox(0))
@@ -166,9 +166,9 @@ def transposition_error(cell: str, draws: int = 200) -> float:
         w = rng.normal(size=constants["states"])
         _, moved = _core.cell_jvp(cell, *point, *direction)
         pulled = _core.cell_vjp(cell, *point, w.tolist())
-        terms = np.concatenate([np.multiply(g, v) for g, v in zip(pulled, direction, strict=True)])
-        ahead = np.multiply(w, moved)
-        error = abs(ahead.sum() - terms.sum()) / (np.abs(ahead).sum() + np.abs(terms).sum() or 1)
+        pulled_back = sum(np.dot(g, v) for g, v in zip(pulled, direction, strict=True))
+        length = np.linalg.norm(w) * np.linalg.norm(np.concatenate(direction))
+        error = abs(np.dot(w, moved) - pulled_back) / length
         largest = max(largest, float(error)) if np.isfinite(error) else np.inf
     return largest
 

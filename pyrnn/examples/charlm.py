@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from pyrnn.examples.blas import single_threaded_blas
 from pyrnn.examples.charmodel import CharModel
 from pyrnn.examples.checkpoint import Checkpoint, Progress, save_checkpoint
 from pyrnn.examples.config import Config
@@ -279,18 +280,3 @@ def interruption() -> Iterator[threading.Event]:
         yield stop
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-@contextlib.contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Keep NumPy's matrix products in this thread, where threadpoolctl is installed.
-
-    OpenBLAS's threads go on spinning for a while after a product, on cores that the recurrent layers need.
-    """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        yield
-        return
-    with threadpool_limits(1, user_api="blas"):
-        yield

@@ -3,8 +3,8 @@
 
 A file is an 8-byte little-endian length, that many bytes of JSON, and the tensors without a gap. The JSON
 maps every name to its dtype, shape and range of bytes in the data, and `__metadata__` to strings. Nothing in
-it is executed. Files written here also carry a CRC-32 of the whole file in the metadata, so that a flipped bit
-is an error and not a slightly different network; files without one are read all the same.
+it is executed. Files written here also carry a CRC-32 of the whole file in the metadata: a flipped bit is an
+error, and not a slightly different network. Files without one are read all the same.
 """
 
 from __future__ import annotations
