@@ -4,7 +4,8 @@
 from pyrnn import functional
 from pyrnn._core import num_threads, set_num_threads
 from pyrnn.cells import Cell, GRUCell, LSTMCell, RNNCell, cells
-from pyrnn.modules import GRU, LSTM, RNN, Recurrent, load
+from pyrnn.io.layers import load
+from pyrnn.modules import GRU, LSTM, RNN, Recurrent
 from pyrnn.stacking import Gradients
 from pyrnn.streams import Stream
 

@@ -1,19 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers by name, LSTM, GRU and RNN, and how any layer comes back from a file."""
+"""The layers by name: LSTM, GRU and RNN."""
 
 from __future__ import annotations
 
-import json
-import os
-from functools import partial
 from typing import Any, TypedDict, Unpack
 
 from pyrnn import checks
-from pyrnn.functional import KERNELS
-from pyrnn.layout import layout_from
 from pyrnn.recurrent import Recurrent
 
-__all__ = ["GRU", "LSTM", "RNN", "Recurrent", "load"]
+__all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
 
 class Options(TypedDict, total=False):
@@ -90,55 +85,3 @@ class RNN(Recurrent):
     ) -> None:
         checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
         super().__init__("rnn_" + nonlinearity, input_size, hidden_size, num_layers, **options)
-
-
-def load(path: str | os.PathLike[str]) -> Recurrent:
-    """A layer from a file that `save` wrote; nothing in the file is executed.
-
-    Parameters
-    ----------
-    path : path of a safetensors file
-
-    Returns
-    -------
-    Recurrent
-        LSTM, GRU, RNN or Recurrent, as saved.
-
-    Raises
-    ------
-    ValueError
-        The file is damaged, or holds no layer.
-    """
-    from pyrnn.io.safetensors import load_safetensors
-
-    tensors, metadata = load_safetensors(path)
-    try:
-        config = json.loads(metadata["pyrnn"])
-        name, cell = config["layer"], config["cell"]
-        options = {"batch_first": config["batch_first"], "dropout": config["dropout"]}
-    except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{os.fspath(path)}: expected a file that a layer's save wrote, got no valid layer in it"
-        ) from None
-    try:
-        layout = layout_from(KERNELS.spec(cell), tensors)
-        checks.state_dict(layout, tensors)
-        make: Any = {
-            ("LSTM", "lstm"): LSTM,
-            ("GRU", "gru"): GRU,
-            ("RNN", "rnn_tanh"): RNN,
-            ("RNN", "rnn_relu"): partial(RNN, nonlinearity="relu"),
-        }.get((name, cell), partial(Recurrent, cell))
-        layer: Recurrent = make(
-            layout.input_size,
-            layout.hidden_size,
-            layout.num_layers,
-            bias=layout.bias,
-            bidirectional=layout.directions == 2,
-            dtype=tensors["weight_ih_l0"].dtype,
-            **options,
-        )
-    except TypeError as error:
-        raise ValueError(f"{os.fspath(path)}: {error}") from None
-    layer.load_state_dict(tensors)
-    return layer

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -12,6 +11,7 @@ import numpy as np
 
 from pyrnn import checks, stacking
 from pyrnn.functional import KERNELS
+from pyrnn.io.layers import save_layer
 from pyrnn.layout import Array, Layout
 from pyrnn.stacking import Backend, Gradients, Saved, State
 from pyrnn.streams import Stream
@@ -307,15 +307,7 @@ class Recurrent:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and configuration to a safetensors file, for `pyrnn.load`."""
-        from pyrnn.io.safetensors import save_safetensors
-
-        config = {
-            "layer": type(self).__name__,
-            "cell": self.cell,
-            "batch_first": self.batch_first,
-            "dropout": self.dropout,
-        }
-        save_safetensors(path, self.state_dict(), {"pyrnn": json.dumps(config)})
+        save_layer(self, path)
 
     def __repr__(self) -> str:
         name = type(self).__name__

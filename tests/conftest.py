@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures for every test: the number of threads is what it was before."""
 
+import os
+
+# The reference's products are small: on a busy machine the threads of its BLAS would wait for each other a
+# hundred times longer than they compute. Read when NumPy is first imported.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 
 import pyrnn

@@ -57,9 +57,11 @@ class Problem:
         layout = Layout(
             REFERENCE.spec(self.cell), self.I, self.H, self.num_layers, self.directions, self.bias
         )
-        # A spectral norm near one, so that neither saturation nor decay hides errors.
-        scale = self.H**-0.5
-        self.params = {n: self.of(scale * rng.normal(size=s)) for n, s in layout.shapes.items()}
+        # Sums of variance one half: neither saturation nor decay hides errors.
+        fan_in = {n: s[1] if len(s) == 2 else 4 for n, s in layout.shapes.items()}
+        self.params = {
+            n: self.of(rng.normal(scale=0.5 * fan_in[n] ** -0.5, size=s)) for n, s in layout.shapes.items()
+        }
         rows, states = self.num_layers * self.directions, layout.spec.states
         self.x = self.of(rng.normal(size=(self.T, self.B, self.I)))
         self.state = self.structure([rng.normal(size=(rows, self.B, self.H)) for _ in range(states)])
