@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turns the JSON of pytest-benchmark into the tables of docs/performance.md."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import defaultdict
+from statistics import geometric_mean, median, quantiles
+
+PEERS = ["pyrnn", "pytorch", "onnxruntime"]
+
+
+def load(path: str) -> tuple[dict, dict, float]:
+    """Times in seconds by (mode, case) and peer, operations by (mode, case), and the measured peak in GFLOP/s."""
+    with open(path, encoding="utf-8") as file:
+        data = json.load(file)
+    times: dict = defaultdict(lambda: defaultdict(list))
+    flops, peaks = {}, []
+    for item in data["benchmarks"]:
+        info = item["extra_info"]
+        if info["mode"] == "peak":
+            peaks.append(info["gflops"])
+            continue
+        key = (info["mode"], tuple(info["case"]))
+        times[key][info["peer"]] += item["stats"]["data"]
+        flops[key] = info["flops"]
+    return times, flops, median(peaks)
+
+
+def cell(values: list[float]) -> str:
+    """Median in microseconds and half the spread between the quartiles, in per cent."""
+    low, middle, high = quantiles(values, n=4)
+    return f"{middle * 1e6:,.{1 if middle < 1e-4 else 0}f} ± {50 * (high - low) / middle:.0f} %"
+
+
+def tables(times: dict, flops: dict, peak: float) -> str:
+    lines = [f"Measured FMA peak: {peak:.0f} GFLOP/s.", ""]
+    for mode, title in (("forward", "Forward"), ("train", "Forward + backward"), ("step", "One step per call")):
+        keys = [key for key in times if key[0] == mode]
+        if not keys:
+            continue
+        peers = [p for p in PEERS if any(p in times[key] for key in keys)]
+        share = mode != "step"
+        head = ["cell", "T, B, I, H", *(f"{p} µs" for p in peers), *(["share of peak"] if share else [])]
+        head += [f"× {p}" for p in peers[1:]]
+        lines += [f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+        ratios: dict = defaultdict(list)
+        for key in keys:
+            ours = median(times[key]["pyrnn"])
+            row = [key[1][0], ", ".join(map(str, key[1][1:])), *(cell(times[key][p]) for p in peers)]
+            if share:
+                row.append(f"{100 * flops[key] / ours / 1e9 / peak:.0f} %")
+            for p in peers[1:]:
+                ratio = median(times[key][p]) / ours
+                ratios[key[1][0], p].append(ratio)
+                row.append(f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}")
+            lines.append("| " + " | ".join(row) + " |")
+        lines.append("")
+        for (name, p), values in ratios.items():
+            lines.append(f"- {name}: {geometric_mean(values):.2f} times {p} in the geometric mean, "
+                         f"{min(values):.2f} times at the least.")  # fmt: skip
+        lines.append("")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("json", help="written by pytest --benchmark-json")
+    print(tables(*load(parser.parse_args().json)))
+
+
+if __name__ == "__main__":
+    main()
