@@ -49,6 +49,8 @@ class Training:
     """
 
     def __init__(self, config: Config, text: str | None, checkpoint: str | os.PathLike[str]) -> None:
+        if not os.access(os.path.dirname(os.path.abspath(checkpoint)), os.W_OK):  # sooner than after a minute
+            raise ValueError(f"{os.fspath(checkpoint)}: expected a folder that can be written to")
         self.config, self.checkpoint = config, checkpoint
         self.progress = Progress(text=None if text is None else os.path.abspath(text))
         content = self._read()

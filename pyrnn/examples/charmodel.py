@@ -61,11 +61,11 @@ class CharModel:
             self.layer.params[name] = self.params.views[f"layer.{name}"]
 
     def inputs(self, ids: Array) -> Array:
-        """What the layers read: float32 (…, E or V) from characters (…)."""
+        """What the layers read: (…, E or V) from characters (…)."""
         if self.embedding:
             return np.take(self.params.views["embedding"], ids, axis=0)
-        x = np.zeros((*ids.shape, self.vocabulary), np.float32)
-        np.put_along_axis(x, ids[..., None], np.float32(1), -1)
+        x = np.zeros((*ids.shape, self.vocabulary), self.params.flat.dtype)
+        np.put_along_axis(x, ids[..., None], 1, -1)
         return x
 
     def logits(self, y: Array) -> Array:
@@ -113,7 +113,7 @@ class CharModel:
             p, losses = cross_entropy(self.logits(part), targets[k : k + ROWS])
             total += float(losses.sum(dtype=np.float64))
             p[np.arange(len(p)), targets[k : k + ROWS]] -= 1
-            p *= np.float32(1 / len(y))
+            p *= 1 / len(y)
             dweight += p.T @ part
             dbias += p.sum(0)
             np.matmul(p, weight, out=dy[k : k + ROWS])

@@ -32,7 +32,7 @@ class Config:
     batch: int = option(32, 1, "N", "places of the text that are read side by side")
     length: int = option(64, 1, "N", "characters before the gradient is cut")
     steps: int = option(1000, 1, "N", "updates")
-    rate: float = option(2e-3, 0, "X", "highest learning rate")
+    rate: float = option(4e-3, 0, "X", "highest learning rate")
     clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
     every: int = option(100, 1, "N", "steps between validations")
     patience: int = option(5, 0, "N", "validations without a better one before it stops; 0 for never")
