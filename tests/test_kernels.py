@@ -57,6 +57,25 @@ def test_float64_stacked(cell, num_layers, directions, bias, kind):
 
 
 @EVERY_CELL
+@pytest.mark.parametrize("kind", ["plain", "all"])
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        {"T": 50, "B": 23, "I": 9, "H": 33},
+        {"T": 300, "B": 2, "I": 5, "H": 17},
+        {"T": 2, "B": 300, "I": 5, "H": 17},
+        {"T": 3, "B": 3, "I": 7, "H": 420},
+        {"T": 3, "B": 3, "I": 420, "H": 7},
+    ],
+    ids=str,
+)
+def test_float64_large(cell, sizes, kind):
+    """Enough steps and rows for several chunks of the backward, enough units for several panels."""
+    problem = Problem(cell, **sizes, directions=2, kind=kind)
+    assert_float64(problem.run(functional), problem.run(reference))
+
+
+@EVERY_CELL
 @pytest.mark.parametrize("T", [1, 3, 30])
 def test_float64_with_dropout(cell, T):
     problem = Problem(cell, T, num_layers=3, directions=2)

@@ -100,9 +100,11 @@ def test_layouts_of_x_are_read_right():
         assert max_error(np.stack([stream.step(strange[t]) for t in range(2)]), expected) <= FLOAT64
 
 
-def test_out_may_be_x():
-    layer = pyrnn.LSTM(4, 4, 2, dtype="float64", seed=0)
-    x = np.random.default_rng(0).normal(size=(5, 3, 4))
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("H", [4, 33])
+def test_out_may_be_x(num_layers, H):
+    layer = pyrnn.LSTM(H, H, num_layers, dtype="float64", seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 3, H))
     expected = layer(x)[0]
     stream = layer.stream(3)
     for t in range(5):
