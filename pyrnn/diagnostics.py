@@ -20,7 +20,8 @@ FLOAT32 = 16.0
 
 def properties() -> dict[str, str]:
     """Names and values of what decides results and speed on this machine."""
-    blas = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-arg,index]
+    build: Any = np.show_config(mode="dicts")
+    blas = build["Build Dependencies"]["blas"]
     try:
         cuda = importlib.metadata.version("pyrnn-kernels-cuda13")
     except importlib.metadata.PackageNotFoundError:
@@ -137,7 +138,8 @@ def checks_of(cell: str) -> Iterator[Check]:
         The reference against the complex step; the C++ cell's backward against its own forward on dual
         numbers; the kernels in float64 against the reference; in float32 against the reference in float64.
     """
-    for options in ({}, {"bidirectional": True, "num_layers": 2, "lengths": [3, 1]}):
+    both: dict[str, Any] = {"bidirectional": True, "num_layers": 2, "lengths": [3, 1]}
+    for options in ({}, both):
         what = "reference against complex step" + (", 2 directions and layers" if options else "")
         yield Check(what, reference.gradcheck(cell, tolerance=np.inf, **options), 1e-12)
     yield Check("C++ cell's backward against its forward on dual numbers", transposition_error(cell), 1e-14)
@@ -162,10 +164,10 @@ def transposition_error(cell: str, draws: int = 200) -> float:
     rng = np.random.Generator(np.random.Philox(0))
     largest = 0.0
     for _ in range(draws):
-        point, direction = ([rng.normal(0, 2, n).tolist() for n in sizes] for _ in range(2))
+        (a, s, p), direction = ([rng.normal(0, 2, n).tolist() for n in sizes] for _ in range(2))
         w = rng.normal(size=constants["states"])
-        _, moved = _core.cell_jvp(cell, *point, *direction)
-        pulled = _core.cell_vjp(cell, *point, w.tolist())
+        _, moved = _core.cell_jvp(cell, a, s, p, *direction)
+        pulled = _core.cell_vjp(cell, a, s, p, w.tolist())
         pulled_back = sum(np.dot(g, v) for g, v in zip(pulled, direction, strict=True))
         length = np.linalg.norm(w) * np.linalg.norm(np.concatenate(direction))
         error = abs(np.dot(w, moved) - pulled_back) / length

@@ -214,7 +214,7 @@ class Report:
         config, step = training.config, training.progress.step
         if not quiet and sys.stderr.isatty():
             with contextlib.suppress(ImportError):
-                from tqdm import tqdm
+                from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
 
                 self._bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True)
         parameters = sum(a.size for a in training.model.params.views.values())

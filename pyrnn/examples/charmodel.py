@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -137,7 +138,7 @@ class CharModel:
             for r in range(0, len(flat), ROWS):
                 losses = cross_entropy(self.logits(flat[r : r + ROWS]), targets[r : r + ROWS])[1]
                 total += float(losses.sum(dtype=np.float64))
-        return total / ((len(columns) - 1) * rows) / np.log(2)
+        return total / ((len(columns) - 1) * rows) / math.log(2)
 
 
 def cross_entropy(scores: Array, targets: Array) -> tuple[Array, Array]:

@@ -40,14 +40,15 @@ class Config:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), type(field.default)
-            if isinstance(value, bool) or not isinstance(value, int | float if kind is float else kind):
+            kind: type = type(field.default)
+            value: Any = getattr(self, field.name)
+            least: float = field.metadata["least"]
+            accepted: Any = (int, float) if kind is float else kind
+            if isinstance(value, bool) or not isinstance(value, accepted):
                 raise ValueError(f"--{field.name}: expected {kind.__name__}, got {value!r}")
             # The comparison from both sides refuses NaN as well.
-            if not isinstance(value, str) and not field.metadata["least"] <= value < 2**31:
-                raise ValueError(
-                    f"--{field.name}: expected a number from {field.metadata['least']}, got {value}"
-                )
+            if not isinstance(value, str) and not least <= value < 2**31:
+                raise ValueError(f"--{field.name}: expected a number from {least}, got {value}")
         if self.cell not in CELLS:
             raise ValueError(f"--cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
         if self.dropout >= 1:

@@ -55,7 +55,7 @@ def characters(
     while True:
         k = draw(model.logits(y), temperature, rng)
         yield alphabet.characters[k]
-        y = stream.step(model.inputs(np.intp(k)))
+        y = stream.step(model.inputs(np.array(k)))
 
 
 def draw(logits: Array, temperature: float, rng: np.random.Generator) -> int:

@@ -279,7 +279,7 @@ def stored(name: Any, a: Any) -> Array:
 
 def raw(a: Array) -> memoryview:
     """The bytes of a C-contiguous array, without a copy."""
-    return memoryview(a.reshape(-1).view(np.uint8))
+    return a.reshape(-1).view(np.uint8).data
 
 
 def write_atomically(path: str | os.PathLike[str], chunks: list[bytes | memoryview]) -> None:
