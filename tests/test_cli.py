@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tolerances import COMPLEX_STEP, DUAL, FLOAT32_C, FLOAT64
 
 import pyrnn
-from pyrnn import _core
+from pyrnn import _core, diagnostics
 from pyrnn.examples.checkpoint import Checkpoint
 from pyrnn.io import load_safetensors
 
@@ -71,6 +72,8 @@ def test_info(tmp_path: Path) -> None:
 
 
 def test_check(tmp_path: Path) -> None:
+    assert (diagnostics.FLOAT32, diagnostics.FLOAT64) == (FLOAT32_C, FLOAT64)
+    assert (diagnostics.DUAL, diagnostics.COMPLEX_STEP) == (DUAL, COMPLEX_STEP)
     lines = run(tmp_path, "check").stdout.splitlines()
     assert lines[0].startswith(f"instruction set {_core.isa()}")
     table = lines[1:-1]
