@@ -14,8 +14,8 @@ import pyrnn
 from pyrnn import _core, functional, reference
 from pyrnn.layout import Array, Layout
 
-#: The bounds of the tests: reference against complex step, cells against dual numbers, float64 kernels against
-#: the reference; and float32 kernels, relative L2 error in units of eps · √T.
+#: The bounds of the tests: reference against complex step, cells against dual numbers, float64 kernels
+#: against the reference; and float32 kernels, relative L2 error in units of eps · √T.
 COMPLEX_STEP, DUAL, FLOAT64 = 1e-12, 1e-14, 1e-12
 FLOAT32 = 8.0
 

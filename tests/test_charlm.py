@@ -20,7 +20,7 @@ from pyrnn.examples.sampling import draw, sample
 from pyrnn.examples.text import Alphabet, Windows, default_text, read_text, split
 from pyrnn.io import load_safetensors, save_safetensors
 
-SMALL = Config(hidden=16, embedding=8, layers=2, batch=4, length=12, steps=12, every=4, seed=3)
+SMALL = Config(hidden=16, embedding=8, layers=2, dropout=0.0, batch=4, length=12, steps=12, every=4, seed=3)
 TEXT = "It is a truth universally acknowledged; but only to four decimal places.\n" * 12
 
 
@@ -49,7 +49,7 @@ def float64_model(config: Config, vocabulary: int) -> CharModel:
 @pytest.mark.parametrize("embedding", [0, 3])
 def test_gradients(cell: str, embedding: int) -> None:
     """Against central differences of the loss, along random directions of every parameter."""
-    model = float64_model(Config(cell=cell, hidden=5, layers=2, embedding=embedding), 7)
+    model = float64_model(Config(cell=cell, hidden=5, layers=2, embedding=embedding, dropout=0.0), 7)
     rng = np.random.default_rng(0)
     ids, targets = rng.integers(0, 7, (2, 6, 3))
     shape = (2, 3, 5)
@@ -107,9 +107,8 @@ def torch_losses(training: Training, steps: int) -> list[float]:
 @pytest.mark.parametrize(("cell", "embedding"), [("lstm", 16), ("lstm", 0), ("gru", 16), ("rnn", 16)])
 def test_learns_as_pytorch_does(tmp_path: Path, cell: str, embedding: int) -> None:
     """Same weights and data: within 1e-3 bits in each of the first 50 steps, and 0.02 at the end of 120."""
-    config = Config(
-        cell=cell, hidden=48, layers=2, embedding=embedding, batch=8, length=24, steps=120, rate=4e-3
-    )
+    sizes = {"hidden": 48, "layers": 2, "embedding": embedding, "batch": 8, "length": 24}
+    config = Config(cell=cell, **sizes, dropout=0.0, steps=120, rate=4e-3)
     training = Training(config, None, tmp_path / "x")
     theirs = torch_losses(training, config.steps)
     ours = [training.advance() for _ in range(config.steps)]

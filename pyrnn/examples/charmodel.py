@@ -54,6 +54,11 @@ class CharModel:
         initial["head.bias"] = rng.uniform(-bound, bound, vocabulary)
         if embedding:
             initial["embedding"] = rng.normal(0, 1, (vocabulary, embedding))
+        for name, a in initial.items():
+            if name.startswith("layer.weight_ih"):
+                # Unit variance in, unit variance out (LeCun et al. 1998): PyTorch's ±1/√H is so small for the
+                # upper layers that the loss stays at that of single characters for the first hundred steps.
+                a[...] = rng.uniform(-1, 1, a.shape) * (3 / a.shape[1]) ** 0.5
         shapes = {name: a.shape for name, a in initial.items()}
         self.params, self.grads = FlatBuffer(shapes), FlatBuffer(shapes)
         for name, a in initial.items():
