@@ -56,7 +56,7 @@ py::array check_array(const std::string& name, const py::object& object, Type ty
                           ", got " + shape_text(array));
   const py::ssize_t item = array.itemsize();
   py::ssize_t contiguous = item;
-  for (py::ssize_t i = array.ndim() - 1; i >= 0; i--) {
+  for (py::ssize_t i = array.size() ? array.ndim() - 1 : -1; i >= 0; i--) {  // strides of nothing mean nothing
     const bool last = i == array.ndim() - 1;
     if (array.shape(i) > 1 && ((last || packed) ? array.strides(i) != contiguous : array.strides(i) % item != 0))
       throw py::value_error(name + ": expected " + (packed ? "a C-contiguous array" : "a contiguous last axis and strides of whole elements"));

@@ -26,7 +26,8 @@ class Stream {
 
   // x (B, I), or (I,) for one sequence, to y of the same form; writes into `out` when it is given.
   py::object step(const py::object& x, const py::object& out) {
-    const py::array in = input(x, 0);
+    const Use use(*this);
+    py::array in = input(x, 0);
     const bool plain = in.ndim() == 1;
     py::object y = out;
     if (out.is_none())
@@ -36,8 +37,13 @@ class Stream {
                                            : std::vector<Dimension>{{"B", B_}, {"H", output_size()}}, writable, true);
     char* to = static_cast<char*>(writable_data(py::reinterpret_borrow<py::array>(y)));
     const char* from = static_cast<const char*>(in.data());
+    const std::ptrdiff_t x_bytes = in.nbytes(), y_bytes = B_ * output_size() * std::ptrdiff_t(type_size(type_));
+    if (!out.is_none() && from < to + y_bytes && to < from + x_bytes) {  // the first units of y would overwrite x
+      in = in.attr("copy")();
+      from = static_cast<const char*>(in.data());
+    }
     // A short step costs less than handing over the interpreter's lock.
-    if (bytes_ < (std::size_t(1) << 20) || !PyGILState_Check()) {
+    if (bytes_ < (std::size_t(1) << 20)) {
       advance(from, to, 1);
     } else {
       py::gil_scoped_release release;
@@ -48,6 +54,7 @@ class Stream {
 
   // block (n, B, I) or (n, I): n steps in one call.
   py::array run(const py::object& block) {
+    const Use use(*this);
     const py::array in = input(block, 1);
     const int64_t n = in.shape(0);
     py::array y(dtype_, in.ndim() == 3 ? Shape{n, B_, output_size()} : Shape{n, output_size()});
@@ -62,6 +69,7 @@ class Stream {
 
   // One array (layers, B, H) for each state.
   py::list get_state() const {
+    const Use use(*this);
     py::list states;
     for (int s = 0; s < info().states; s++) {
       py::array state(dtype_, Shape{int64_t(layers_.size()), B_, output_size()});
@@ -72,6 +80,7 @@ class Stream {
   }
 
   void set_state(const py::list& states) {
+    const Use use(*this);
     if (int(states.size()) != info().states)
       throw py::value_error("state: expected " + std::to_string(info().states) + " arrays, got " + std::to_string(states.size()));
     std::vector<py::array> checked;
@@ -82,6 +91,7 @@ class Stream {
   }
 
   void reset(const std::optional<std::vector<int64_t>>& rows) {
+    const Use use(*this);
     if (!rows) return clear(0, B_);
     for (int64_t row : *rows)
       if (row < 0 || row >= B_)
@@ -91,12 +101,26 @@ class Stream {
 
   // Reads the weights again; the states stay.
   void reload(const py::list& layers) {
+    const Use use(*this);
     if (layers.size() != layers_.size())
       throw py::value_error("layers: expected " + std::to_string(layers_.size()) + ", got " + std::to_string(layers.size()));
     pack(layers);
   }
 
  private:
+  // Held, under the interpreter's lock, for as long as a call works on the stream, which may outlive that lock.
+  class Use {
+   public:
+    explicit Use(const Stream& stream) : in_use_(stream.in_use_) {
+      if (in_use_) throw std::runtime_error("stream: in use by another thread");
+      in_use_ = true;
+    }
+    ~Use() { in_use_ = false; }
+
+   private:
+    bool& in_use_;
+  };
+
   struct Layer {
     StreamLayer kernel;
     Buffer pack, states, scratch;
@@ -228,6 +252,7 @@ class Stream {
   py::dtype dtype_;
   std::vector<Layer> layers_;
   std::size_t bytes_ = 0;
+  mutable bool in_use_ = false;
 };
 
 }  // namespace
