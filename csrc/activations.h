@@ -8,7 +8,7 @@
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-// Relative accuracy is kept for very negative x (float 6 ULP above -87, zero below).
+// Relative accuracy is kept for very negative x (4 ULP down to where e^-x overflows, zero below).
 struct Sigmoid {
   template <class V>
   static PYRNN_FN V f(V x) {

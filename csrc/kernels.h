@@ -35,7 +35,7 @@ struct Schedule {
   const int32_t* source;  // (entries)   state row that the step reads
   const int32_t* target;  // (entries)   state row that the step writes
   const int32_t* last;    // (B)         state row after the sequence's last step
-  const int32_t* rank;    // (B)         position of the sequence by number of steps, the longest first
+  const int64_t* before;  // (B)         entries of the sequences before it: threads share out sequences by that
   const int64_t* idle;    // (idles)     t·B + b of the pairs that are not computed: y and dx are zero there
   int64_t idles, max_rows;
   int32_t resets;         // some source is a reset: the gradient of the state stops there

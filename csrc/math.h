@@ -33,12 +33,12 @@ struct ExpConstants<double> {
       2.763129715202249511e-7,  2.511787819990127196e-8};
 };
 
-// e^x = scale·(1 + m): scale a power of two, m = e^r - 1 exact to the last bits also where it is tiny.
+// e^x = scale·(1 + m) for lowest <= x <= highest: scale a power of two, m = e^r - 1 exact to the last bits also where
+// it is tiny.
 template <class T>
 PYRNN_FN void split_exp(Vec<T> x, Vec<T>& scale, Vec<T>& m) {
   using C = ExpConstants<T>;
   using Integers = Vec<typename IndexOf<T>::type>;
-  x = min(broadcast(C::highest), max(broadcast(C::lowest), x));
   const Vec<T> shifted = x * C::log2e + C::round;
   const Vec<T> n = shifted - C::round;
   const Vec<T> r = x - n * C::ln2_high - n * C::ln2_low;
@@ -51,8 +51,9 @@ PYRNN_FN void split_exp(Vec<T> x, Vec<T>& scale, Vec<T>& m) {
 // Max error 2 ULP on [-87, 88] (float) and [-708, 709] (double); constant beyond; NaN stays NaN.
 template <class T>
 PYRNN_FN Vec<T> exp_vector(Vec<T> x) {
+  using C = ExpConstants<T>;
   Vec<T> scale, m;
-  split_exp<T>(x, scale, m);
+  split_exp<T>(min(broadcast(C::highest), max(broadcast(C::lowest), x)), scale, m);
   return scale * m + scale;
 }
 

@@ -31,6 +31,15 @@ struct Blocks {
   PYRNN_FN Range operator[](int64_t block) const { return part(vectors, block, count); }
 };
 
+// One array for each thread, far enough apart that no two share a line or the line fetched along with it: threads that
+// write to one line in turns wait for each other at every write.
+template <class T>
+struct PerThread {
+  char* data;
+  size_t stride;
+  PYRNN_FN T* operator[](int thread) const { return reinterpret_cast<T*>(data + thread * stride); }
+};
+
 // Hands out 64-byte aligned pieces of one block of memory; with a null base it only counts.
 struct Carver {
   char* base;
@@ -40,6 +49,11 @@ struct Carver {
     T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
     used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
     return piece;
+  }
+  template <class T>
+  PerThread<T> take_per_thread(int threads, int64_t count) {
+    const size_t stride = (size_t(count) * sizeof(T) + 127) / 128 * 128 + 128;
+    return {take<char>(threads * int64_t(stride)), stride};
   }
 };
 

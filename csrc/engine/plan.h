@@ -23,6 +23,11 @@ struct StepCost {
   bool apart;              // few rows: one row group, so that every thread count sums alike
 };
 
+// Bytes of packed weights that a core's L2 holds beside the rows. Row groups that share a pack of that size each make
+// their own: copying it costs less than fetching what the other cores have just written, from wherever they are.
+constexpr size_t private_pack_bytes = 768 << 10;
+PYRNN_FN int pack_copies(size_t bytes, int row_groups) { return bytes <= private_pack_bytes ? row_groups : 1; }
+
 // Estimated cycles of a call. The constants were fitted to measurements on a Zen 5 (AVX-512): a tile of one row waits
 // for the latency of its additions, weights beyond a core's L2 come at some 16 bytes a cycle, a barrier costs 0.3 µs.
 inline double estimate(const StepCost& c, Grid grid) {

@@ -8,7 +8,7 @@
 namespace pyrnn {
 
 ScheduleStorage::ScheduleStorage(int64_t T, int64_t B, const ScheduleOptions& options)
-    : offset_{0}, last_(B), rank_(B) {
+    : offset_{0}, before_(B), last_(B) {
   const int32_t zeros = int32_t(B), arena = zeros + 1;
   std::iota(last_.begin(), last_.end(), 0);
   std::vector<int64_t> steps(B, 0);
@@ -42,15 +42,12 @@ ScheduleStorage::ScheduleStorage(int64_t T, int64_t B, const ScheduleOptions& op
   }
   state_rows_ = arena + (options.save ? int64_t(batch_.size()) : 2 * B);
 
-  std::vector<int32_t> order(B);
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) { return steps[a] > steps[b]; });
-  for (int64_t r = 0; r < B; r++) rank_[order[r]] = int32_t(r);
+  std::exclusive_scan(steps.begin(), steps.end(), before_.begin(), int64_t(0));
 }
 
 Schedule ScheduleStorage::view() const {
   return {int64_t(offset_.size()) - 1, int64_t(batch_.size()), state_rows_,
-          offset_.data(), time_.data(), batch_.data(), source_.data(), target_.data(), last_.data(), rank_.data(),
+          offset_.data(), time_.data(), batch_.data(), source_.data(), target_.data(), last_.data(), before_.data(),
           idle_.data(), int64_t(idle_.size()), max_rows_, resets_};
 }
 

@@ -24,8 +24,8 @@ class ScheduleStorage {
  private:
   int64_t state_rows_, max_rows_ = 0;
   bool resets_ = false;
-  std::vector<int64_t> offset_, idle_;
-  std::vector<int32_t> time_, batch_, source_, target_, last_, rank_;
+  std::vector<int64_t> offset_, idle_, before_;
+  std::vector<int32_t> time_, batch_, source_, target_, last_;
 };
 
 }  // namespace pyrnn

@@ -77,15 +77,15 @@ struct Backward {
   Grid grid;
   int threads;
 
-  T *h_weights, *x_weights;   // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block]
+  T *h_packs, *x_packs;       // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block], in copies
   T *x_panels, *h_panels;     // the chunk's x and previous h: [block][entry][vectors of the block]
   T *ds, *ds_initial;         // (states, B, padded): gradient of the current state; of the initial one, from resets
   T* bias;                    // (slots, padded)
   SlotGradients<T> dg;
   Barrier* barriers;
-  int32_t* entries;           // (threads, max_rows)
-  int64_t* local;             // (threads, max(max_rows, capacity)): entries, counted from the chunk's first
-  T** rows;                   // the same shape: the rows that a product writes
+  PerThread<int32_t> entries; // (max_rows)
+  PerThread<int64_t> local;   // (capacity): entries, counted from the chunk's first
+  PerThread<T*> rows;         // (capacity): the rows that a product writes
 
   Backward(const BackwardArgs& args, int threads)
       : args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
@@ -99,8 +99,8 @@ struct Backward {
 
   size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
-    h_weights = memory.take<T>(FromH<Cell>::count * H * units.vectors * lanes<T>);
-    x_weights = memory.take<T>(FromX<Cell>::count * H * inputs.vectors * lanes<T>);
+    h_packs = memory.take<T>(h_pack_size() * pack_copies(h_pack_size() * sizeof(T), threads));
+    x_packs = memory.take<T>(x_pack_size() * pack_copies(x_pack_size() * sizeof(T), threads));
     x_panels = memory.take<T>(capacity * inputs.vectors * lanes<T>);
     h_panels = memory.take<T>(capacity * units.vectors * lanes<T>);
     ds = memory.take<T>(Cell::states * args.sizes.B * padded);
@@ -110,10 +110,19 @@ struct Backward {
     dg.capacity = capacity;
     dg.data = memory.take<T>(Cell::slots * dg.column_blocks * capacity * column_block<T>);
     barriers = memory.take<Barrier>(threads + 1);
-    entries = memory.take<int32_t>(threads * args.schedule.max_rows);
-    local = memory.take<int64_t>(threads * capacity);
-    rows = memory.take<T*>(threads * capacity);
+    entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
+    local = memory.take_per_thread<int64_t>(threads, capacity);
+    rows = memory.take_per_thread<T*>(threads, capacity);
     return memory.used;
+  }
+
+  PYRNN_FN int64_t h_pack_size() const { return FromH<Cell>::count * H * units.vectors * lanes<T>; }
+  PYRNN_FN int64_t x_pack_size() const { return FromX<Cell>::count * H * inputs.vectors * lanes<T>; }
+  PYRNN_FN T* h_weights(int thread) const {
+    return h_packs + (pack_copies(h_pack_size() * sizeof(T), grid.row_groups) == 1 ? 0 : thread / grid.unit_groups * h_pack_size());
+  }
+  PYRNN_FN T* x_weights(int thread) const {
+    return x_packs + (pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? 0 : thread * x_pack_size());
   }
 
   PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
@@ -125,11 +134,15 @@ struct Backward {
     const int64_t B = args.sizes.B;
     const T* hh = static_cast<const T*>(args.weight_hh);
     const T* ih = static_cast<const T*>(args.weight_ih);
-    pack_rows<T>(part(FromH<Cell>::count * H, thread, threads), FromH<Cell>::count * H, units, h_weights,
-                 [&](int64_t k) { return hh + k * H; });
+    const int64_t h_rows = FromH<Cell>::count * H, x_rows = FromX<Cell>::count * H;
+    if (thread < grid.threads())
+      pack_rows<T>(pack_copies(h_pack_size() * sizeof(T), grid.row_groups) == 1
+                       ? part(h_rows, thread, grid.threads())
+                       : part(h_rows, thread % grid.unit_groups, grid.unit_groups),
+                   h_rows, units, h_weights(thread), [&](int64_t k) { return hh + k * H; });
     if (args.dx.data)
-      pack_rows<T>(part(FromX<Cell>::count * H, thread, threads), FromX<Cell>::count * H, inputs, x_weights,
-                   [&](int64_t k) { return ih + k * I; });
+      pack_rows<T>(pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
+                   x_rows, inputs, x_weights(thread), [&](int64_t k) { return ih + k * I; });
     const Range mine = part(B, thread, threads);
     for (int s = 0; s < Cell::states; s++)
       for (int64_t b = mine.begin; b < mine.end; b++) {
@@ -198,21 +211,22 @@ struct Backward {
     const Schedule& schedule = args.schedule;
     const int64_t first = schedule.offset[begin];
     const int group = thread / grid.unit_groups;
+    const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
     const Range blocks = part(units.count, thread % grid.unit_groups, grid.unit_groups);
     const Range vectors{blocks.begin < units.count ? units[blocks.begin].begin : 0,
                         blocks.size() ? units[blocks.end - 1].end : 0};
-    int32_t* list = entries + thread * schedule.max_rows;
-    int64_t* mine = local + thread * capacity;
-    T** out = rows + thread * capacity;
+    int32_t* list = entries[thread];
+    int64_t* mine = local[thread];
+    T** out = rows[thread];
     for (int64_t i = end - 1; i >= begin; i--) {
-      const int64_t count = entries_of_group(schedule, i, grid, group, list);
+      const int64_t count = entries_of_group(schedule, i, sequences, list);
       pointwise(list, count, vectors, first);
       barriers[1 + group].wait(grid.unit_groups);
       for (int64_t n = 0; n < count; n++) {
         mine[n] = list[n] - first;
         out[n] = ds_row(0, schedule.batch[list[n]]);
       }
-      gradient_rows_product<FromH<Cell>>(mine, out, count, padded_blocks(), blocks, h_weights, true);
+      gradient_rows_product<FromH<Cell>>(mine, out, count, padded_blocks(), blocks, h_weights(thread), true);
       if (schedule.resets) cut(list, count, vectors);
     }
   }
@@ -279,13 +293,13 @@ struct Backward {
     const int64_t first = schedule.offset[begin], count = schedule.offset[end] - first;
     if (args.dx.data) {
       const Range mine = part(count, thread, threads);
-      int64_t* list = local + thread * capacity;
-      T** out = rows + thread * capacity;
+      int64_t* list = local[thread];
+      T** out = rows[thread];
       for (int64_t n = mine.begin; n < mine.end; n++) {
         list[n - mine.begin] = n;
         out[n - mine.begin] = element<T>(args.dx, schedule.time[first + n], schedule.batch[first + n]);
       }
-      gradient_rows_product<FromX<Cell>>(list, out, mine.size(), inputs, {0, inputs.count}, x_weights,
+      gradient_rows_product<FromX<Cell>>(list, out, mine.size(), inputs, {0, inputs.count}, x_weights(thread),
                                          args.dx_accumulate != 0);
     }
     weight_product<FromX<Cell>>(part(FromX<Cell>::count * H, thread, threads), count, inputs, x_panels,

@@ -32,11 +32,22 @@ PYRNN_FN void clear_idle(const Schedule& schedule, const View& view, int64_t B, 
   }
 }
 
-// The entries of step i that belong to this thread's row group, in order.
-PYRNN_FN int64_t entries_of_group(const Schedule& schedule, int64_t i, const Grid& grid, int group, int32_t* entries) {
+// The sequences of a row group: neighbours, so that no two groups write to one cache line but at the seams, and as many
+// as make up its share of the steps. Groups never meet, so an uneven step costs nothing.
+PYRNN_FN Range sequences_of_group(const Schedule& schedule, int64_t B, const Grid& grid, int group) {
+  const auto first = [&](int64_t g) {
+    int64_t b = 0;
+    while (b < B && schedule.before[b] * grid.row_groups < g * schedule.entries) b++;
+    return b;
+  };
+  return {group == 0 ? 0 : first(group), group + 1 == grid.row_groups ? B : first(group + 1)};
+}
+
+// The entries of step i whose sequence is one of `mine`, in order.
+PYRNN_FN int64_t entries_of_group(const Schedule& schedule, int64_t i, Range mine, int32_t* entries) {
   int64_t count = 0;
   for (int64_t e = schedule.offset[i]; e < schedule.offset[i + 1]; e++)
-    if (grid.row_groups == 1 || schedule.rank[schedule.batch[e]] % grid.row_groups == group) entries[count++] = int32_t(e);
+    if (schedule.batch[e] >= mine.begin && schedule.batch[e] < mine.end) entries[count++] = int32_t(e);
   return count;
 }
 
@@ -51,31 +62,43 @@ StepCost forward_cost(const Sizes& sizes, const Schedule& schedule) {
 template <class Cell, class T>
 struct Forward {
   const ForwardArgs& args;
-  PackedLayer<Cell, T> layer;
+  PackedLayer<Cell, T> layer;  // sizes; placed in one of the packs by each thread
   Grid grid;
   int threads;
+  char* packs;
   Barrier* barriers;      // one for all, one for each row group
-  StepRow<T>* step_rows_; // (threads, max_rows)
-  int32_t* entries;       // (threads, max_rows)
+  PerThread<StepRow<T>> step_rows_;  // (max_rows)
+  PerThread<int32_t> entries;        // (max_rows)
 
   Forward(const ForwardArgs& args, int threads) : args(args), layer(args.sizes.I, args.sizes.H), threads(threads) {}
 
   size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
-    layer.carve(memory);
+    const size_t bytes = layer.carve(nullptr);
+    packs = memory.take<char>(int64_t(bytes) * pack_copies(bytes, threads));
     barriers = memory.take<Barrier>(threads + 1);
-    step_rows_ = memory.take<StepRow<T>>(threads * args.schedule.max_rows);
-    entries = memory.take<int32_t>(threads * args.schedule.max_rows);
+    step_rows_ = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
+    entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     return memory.used;
   }
 
   PYRNN_FN T* state_row(int64_t row) const { return static_cast<T*>(args.states) + row * Cell::states * layer.padded; }
 
+  // Packs this thread's share of the weights it will use, and returns them.
+  PackedLayer<Cell, T> pack(int thread) const {
+    PackedLayer<Cell, T> mine = layer;
+    const size_t bytes = mine.carve(nullptr);
+    const bool shared = pack_copies(bytes, grid.row_groups) == 1;
+    mine.carve(packs + (shared ? 0 : thread / grid.unit_groups * bytes));
+    mine.pack(static_cast<const T*>(args.weight_ih), static_cast<const T*>(args.weight_hh),
+              static_cast<const T*>(args.bias_ih), static_cast<const T*>(args.bias_hh),
+              shared ? part(layer.blocks.count, thread, grid.threads())
+                     : part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups));
+    return mine;
+  }
+
   void prepare(int thread) const {
     const int64_t B = args.sizes.B;
-    layer.pack(static_cast<const T*>(args.weight_ih), static_cast<const T*>(args.weight_hh),
-               static_cast<const T*>(args.bias_ih), static_cast<const T*>(args.bias_hh),
-               part(layer.blocks.count, thread, threads));
     const Range mine = part(B + 1, thread, threads);
     for (int64_t b = mine.begin; b < mine.end; b++)
       for (int s = 0; s < Cell::states; s++)
@@ -86,32 +109,34 @@ struct Forward {
 
   void work(int thread) const {
     prepare(thread);
+    if (thread >= grid.threads()) return barriers[0].wait(threads);
+    const PackedLayer<Cell, T> layer = pack(thread);
     barriers[0].wait(threads);
-    if (thread >= grid.threads()) return;
     const Schedule& schedule = args.schedule;
     const int group = thread / grid.unit_groups;
+    const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
     const Range mine = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
-    StepRow<T>* rows = step_rows_ + thread * schedule.max_rows;
-    int32_t* list = entries + thread * schedule.max_rows;
+    StepRow<T>* rows = step_rows_[thread];
+    int32_t* list = entries[thread];
     for (int64_t i = 0; i < schedule.steps; i++) {
-      const int64_t count = entries_of_group(schedule, i, grid, group, list);
+      const int64_t count = entries_of_group(schedule, i, sequences, list);
       for (int64_t n = 0; n < count; n++) {
         const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
         rows[n] = {element<T>(args.x, t, b), state_row(schedule.source[e]), state_row(schedule.target[e]),
                    element<T>(args.y, t, b),
                    args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
       }
-      if (i + 1 < schedule.steps) fetch_next(i + 1, group);
+      if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
       step_rows<Cell, T>(layer, rows, count, mine, args.sizes.B <= few_rows, i);
       barriers[1 + group].wait(grid.unit_groups);
     }
   }
 
   // Asks for the rows of x and y of the next step while this one computes: they come from memory.
-  PYRNN_FN void fetch_next(int64_t i, int group) const {
+  PYRNN_FN void fetch_next(int64_t i, Range sequences) const {
     for (int64_t e = args.schedule.offset[i]; e < args.schedule.offset[i + 1]; e++) {
       const int64_t t = args.schedule.time[e], b = args.schedule.batch[e];
-      if (grid.row_groups > 1 && args.schedule.rank[b] % grid.row_groups != group) continue;
+      if (b < sequences.begin || b >= sequences.end) continue;
       const char* x = reinterpret_cast<const char*>(element<T>(args.x, t, b));
       const char* y = reinterpret_cast<const char*>(element<T>(args.y, t, b));
       for (int64_t k = 0; k < args.sizes.I * int64_t(sizeof(T)); k += 64) __builtin_prefetch(x + k, 0, 2);

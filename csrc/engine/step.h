@@ -52,10 +52,13 @@ struct PackedLayer {
 
   PYRNN_FN PackedLayer(int64_t I, int64_t H) : blocks(unit_blocks<Cell, T>(H)), I(I), H(H), padded(padded_units<T>(H)) {}
 
-  PYRNN_FN void carve(Carver& memory) {
+  // Places the layer at `base`; returns its bytes.
+  PYRNN_FN size_t carve(void* base) {
+    Carver memory{static_cast<char*>(base)};
     x_panels = memory.take<T>(padded * I * FromX<Cell>::count);
     h_panels = memory.take<T>(padded * H * FromH<Cell>::count);
     bias = memory.take<T>(padded * Cell::slots);
+    return memory.used;
   }
 
   void pack(const T* weight_ih, const T* weight_hh, const T* bias_ih, const T* bias_hh, Range mine) const {

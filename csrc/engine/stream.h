@@ -9,9 +9,7 @@ inline namespace PYRNN_ISA_NAMESPACE {
 
 template <class Cell, class T>
 size_t stream_pack_bytes(int64_t I, int64_t H) {
-  Carver memory{nullptr};
-  PackedLayer<Cell, T>(I, H).carve(memory);
-  return memory.used;
+  return PackedLayer<Cell, T>(I, H).carve(nullptr);
 }
 
 // Two halves: the states before and after a step.
@@ -29,8 +27,7 @@ template <class Cell, class T>
 void stream_pack(const Sizes& sizes, const void* weight_ih, const void* weight_hh, const void* bias_ih,
                  const void* bias_hh, void* pack) {
   PackedLayer<Cell, T> layer(sizes.I, sizes.H);
-  Carver memory{static_cast<char*>(pack)};
-  layer.carve(memory);
+  layer.carve(pack);
   layer.pack(static_cast<const T*>(weight_ih), static_cast<const T*>(weight_hh), static_cast<const T*>(bias_ih),
              static_cast<const T*>(bias_hh), {0, layer.blocks.count});
 }
@@ -54,8 +51,7 @@ struct StreamStep {
 template <class Cell, class T>
 void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
   PackedLayer<Cell, T> layer(stream->I, stream->H);
-  Carver memory{static_cast<char*>(stream->pack)};
-  layer.carve(memory);
+  const size_t bytes = layer.carve(stream->pack);
   StepRow<T>* rows = static_cast<StepRow<T>*>(stream->scratch);
   const int64_t size = Cell::states * layer.padded;
   const T* old = static_cast<const T*>(stream->states) + stream->parity * B * size;
@@ -65,7 +61,7 @@ void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
   stream->parity = 1 - stream->parity;
 
   // A pack that a core reads from its own L2 is not worth a second core.
-  if (threads > 1 && memory.used > (size_t(512) << 10)) {
+  if (threads > 1 && bytes > private_pack_bytes) {
     Schedule schedule{};
     schedule.steps = 1;
     schedule.max_rows = B;
