@@ -11,7 +11,7 @@ import numpy as np
 from pyrnn.layout import Array
 
 #: Elements per pass: five arrays of this many float32 stay in a core's second-level cache.
-CHUNK = 16384
+CHUNK = 32768
 #: Every parameter begins on a cache line.
 ALIGNMENT = 16
 
