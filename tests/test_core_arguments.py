@@ -1,0 +1,497 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`pyrnn._core` called directly with anything: a result or a ValueError or TypeError, never a crash."""
+
+import subprocess
+import sys
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pyrnn import _core
+
+CELLS = _core.cells()
+FUZZ = settings(
+    max_examples=2000,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@contextmanager
+def refused_or_done(*more):
+    """Swallows exactly the exceptions that wrong arguments may raise."""
+    try:
+        yield
+    except (ValueError, TypeError, *more):
+        return
+
+
+# -------------------------------------------------------------------------------- wrong arrays
+
+
+class Subclass(np.ndarray):
+    """An array by another name."""
+
+
+def misaligned(a):
+    return np.frombuffer(b"\0" * (a.nbytes + 1), np.uint8)[1:].view(a.dtype).reshape(a.shape)
+
+
+def read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def sparse(a):
+    memory = np.zeros((*a.shape[:-1], 2 * a.shape[-1]), a.dtype)
+    return memory[..., ::2]
+
+
+def in_fields(a):
+    return np.zeros(a.shape, np.dtype([("pad", np.uint8), ("a", a.dtype)]))["a"]
+
+
+def stretched(a, *shape):
+    """One number, seen as an array of any size."""
+    return np.lib.stride_tricks.as_strided(np.ones(1, a.dtype), shape, (0,) * len(shape), writeable=False)
+
+
+def lying_strides(a):
+    """Reversed strides: the same memory, another layout."""
+    return np.lib.stride_tricks.as_strided(a, a.shape, a.strides[::-1]) if len(set(a.shape)) <= 1 else a.T
+
+
+ARRAYS = {
+    "as it is": lambda a: a,
+    "float16": lambda a: a.astype(np.float16),
+    "longdouble": lambda a: a.astype(np.longdouble),
+    "complex": lambda a: a.astype(np.complex64),
+    "other float": lambda a: a.astype(np.float32 if a.dtype == np.float64 else np.float64),
+    "int": lambda a: a.astype(np.int64),
+    "int32": lambda a: a.astype(np.int32),
+    "bool": lambda a: a.astype(bool),
+    "object": lambda a: a.astype(object),
+    "text": lambda a: np.full(a.shape, "x"),
+    "dates": lambda a: np.zeros(a.shape, "datetime64[s]"),
+    "records": lambda a: np.zeros(a.shape, [("a", np.float32), ("b", np.float32)]),
+    "byte-swapped": lambda a: a.astype(a.dtype.newbyteorder("S")),
+    "misaligned": misaligned,
+    "read-only": read_only,
+    "sparse": sparse,
+    "in fields": in_fields,
+    "other strides": lying_strides,
+    "backwards": lambda a: a[..., ::-1],
+    "first axis backwards": lambda a: a[::-1],
+    "middle axis backwards": lambda a: a[:, ::-1] if a.ndim > 1 else a,
+    "broadcast": lambda a: np.broadcast_to(a[..., :1], a.shape),
+    "broadcast rows": lambda a: np.broadcast_to(a[:1], a.shape),
+    "fortran": np.asfortranarray,
+    "an axis more": lambda a: a[None],
+    "an axis less": lambda a: a.reshape(-1),
+    "scalar": lambda a: a.reshape(-1)[:1].reshape(()) if a.size else a,
+    "longer": lambda a: np.concatenate([a, a[..., :1]], -1),
+    "one more": lambda a: np.concatenate([a, a[:1]]),
+    "shorter": lambda a: a[..., :-1],
+    "one less": lambda a: a[:-1],
+    "none at all": lambda a: a[:0],
+    "nothing in them": lambda a: a[..., :0],
+    "huge": lambda a: stretched(a, *(2**19 for _ in a.shape)),
+    "huge first axis": lambda a: stretched(a, 2**40, *a.shape[1:]),
+    "huge last axis": lambda a: stretched(a, *a.shape[:-1], 2**40),
+    "list": lambda a: a.tolist() if a.size < 1000 else [],
+    "memoryview": lambda a: memoryview(np.ascontiguousarray(a)),
+    "bytes": lambda a: a.tobytes(),
+    "subclass": lambda a: a.view(Subclass),
+    "masked": np.ma.masked_array,
+}
+OBJECTS = [
+    None,
+    0,
+    -1,
+    2**63,
+    2**200,
+    1.5,
+    float("nan"),
+    "lstm",
+    "",
+    b"x",
+    [],
+    (),
+    {},
+    [None],
+    object(),
+    np.float32,
+]
+
+
+def wrong_array(draw, a):
+    """Some array made of `a`, or no array at all."""
+    names = [*ARRAYS, "object of another kind"]
+    name = draw(st.sampled_from(names))
+    if name == "object of another kind":
+        return draw(st.sampled_from(OBJECTS))
+    with np.errstate(all="ignore"):
+        return ARRAYS[name](a)
+
+
+def wrong_list(draw, arrays):
+    """A list of states with a wrong one, or of a wrong length, or no list."""
+    kind = draw(st.sampled_from(["one wrong", "fewer", "more", "none", "other", "tuple", "array", "nested"]))
+    if kind == "one wrong":
+        k = draw(st.integers(0, len(arrays) - 1))
+        return [wrong_array(draw, a) if i == k else a for i, a in enumerate(arrays)]
+    return {
+        "fewer": arrays[:-1],
+        "more": [*arrays, arrays[0]],
+        "none": None,
+        "other": draw(st.sampled_from(OBJECTS)),
+        "tuple": tuple(arrays),
+        "array": np.stack(arrays),
+        "nested": [arrays],
+    }[kind]
+
+
+def wrong_lengths(draw, T, B):
+    numbers = st.sampled_from([0, 1, T, T + 1, -1, 2**62, -(2**63), 2**63 - 1])
+    values = draw(st.lists(numbers, min_size=B, max_size=B))
+    return wrong_array(draw, np.array(values, np.int64))
+
+
+def wrong_flags(draw, T, B):
+    flags = np.frombuffer(draw(st.binary(min_size=T * B, max_size=T * B)), bool).reshape(T, B)
+    return wrong_array(draw, flags)
+
+
+# -------------------------------------------------------------------------------- right arguments
+
+
+def weights(cell, I, H, dtype):  # noqa: E741
+    rows_x, rows_h = len(CELLS[cell]["from_x"]) * H, len(CELLS[cell]["from_h"]) * H
+    rng = np.random.default_rng(H)
+    return [
+        rng.normal(size=shape).astype(dtype) for shape in ((rows_x, I), (rows_h, H), (rows_x,), (rows_h,))
+    ]
+
+
+FORWARD = ("x", "state", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "y", "state_out")
+BACKWARD = (
+    "dy",
+    "dstate",
+    "dx",
+    "dx_accumulate",
+    "dstate_out",
+    "dweight_ih",
+    "dweight_hh",
+    "dbias_ih",
+    "dbias_hh",
+)
+
+
+def forward_arguments(cell, T, B, I, H, dtype):  # noqa: E741
+    states = CELLS[cell]["states"]
+    arrays = [
+        np.ones((T, B, I), dtype),
+        [np.ones((B, H), dtype) for _ in range(states)],
+        *weights(cell, I, H, dtype),
+        np.full((T, B, H), np.nan, dtype),
+        [np.full((B, H), np.nan, dtype) for _ in range(states)],
+    ]
+    return dict(zip(FORWARD, arrays, strict=True))
+
+
+def backward_arguments(cell, T, B, I, H, dtype):  # noqa: E741
+    states = CELLS[cell]["states"]
+    arrays = [
+        np.ones((T, B, H), dtype),
+        [np.ones((B, H), dtype) for _ in range(states)],
+        np.zeros((T, B, I), dtype),
+        False,
+        [np.full((B, H), np.nan, dtype) for _ in range(states)],
+        *(np.full_like(w, np.nan) for w in weights(cell, I, H, dtype)),
+    ]
+    return dict(zip(BACKWARD, arrays, strict=True))
+
+
+PROBLEMS = st.fixed_dictionaries(
+    {
+        "cell": st.sampled_from(sorted(CELLS)),
+        "T": st.integers(0, 4),
+        "B": st.integers(0, 4),
+        "I": st.integers(1, 9),
+        "H": st.integers(1, 17),
+        "dtype": st.sampled_from([np.float32, np.float64]),
+    }
+)
+
+
+def spoil(draw, arguments):
+    """Some arguments replaced by wrong ones."""
+    names = draw(st.lists(st.sampled_from(sorted(arguments)), min_size=1, max_size=3, unique=True))
+    for name in names:
+        value = arguments[name]
+        arguments[name] = (
+            wrong_list(draw, value)
+            if isinstance(value, list)
+            else wrong_array(draw, value)
+            if isinstance(value, np.ndarray)
+            else draw(st.sampled_from(OBJECTS))
+        )
+
+
+# -------------------------------------------------------------------------------- fuzz
+
+
+@FUZZ
+@given(st.data(), PROBLEMS)
+def test_forward(data, problem):
+    arguments = forward_arguments(**problem)
+    draw, T, B = data.draw, problem["T"], problem["B"]
+    spoil(draw, arguments)
+    options = {name: draw(st.booleans()) for name in ("reset_to_initial", "reverse", "save")}
+    for name, make in (("lengths", wrong_lengths), ("mask", wrong_flags), ("resets", wrong_flags)):
+        if draw(st.booleans()):
+            options[name] = make(draw, T, B)
+    with refused_or_done():
+        saved = _core.forward(problem["cell"], **arguments, **options)
+        if saved is not None:
+            saved.saved()
+            _core.backward(saved, **backward_arguments(**problem))
+
+
+@FUZZ
+@given(st.data(), PROBLEMS)
+def test_options_of_forward(data, problem):
+    """Right arrays, wrong options: whatever is accepted also goes through the backward."""
+    draw, T, B = data.draw, problem["T"], problem["B"]
+    options = {}
+    for name, make in (("lengths", wrong_lengths), ("mask", wrong_flags), ("resets", wrong_flags)):
+        if draw(st.booleans()):
+            options[name] = make(draw, T, B)
+    with refused_or_done():
+        saved = _core.forward(problem["cell"], **forward_arguments(**problem), save=True, **options)
+        _core.backward(saved, **backward_arguments(**problem))
+
+
+@FUZZ
+@given(st.data(), PROBLEMS)
+def test_backward(data, problem):
+    saved = _core.forward(problem["cell"], **forward_arguments(**problem), save=True)
+    arguments = backward_arguments(**problem)
+    spoil(data.draw, arguments)
+    with refused_or_done():
+        _core.backward(saved, **arguments)
+    _core.backward(saved, **backward_arguments(**problem))  # what is saved is still whole
+
+
+@FUZZ
+@given(st.data(), PROBLEMS, PROBLEMS)
+def test_backward_of_another_forward(data, problem, other):
+    saved = _core.forward(problem["cell"], **forward_arguments(**problem), save=True)
+    with refused_or_done():
+        _core.backward(saved, **backward_arguments(**other))
+
+
+@FUZZ
+@given(st.data(), PROBLEMS)
+def test_stream(data, problem):
+    cell, B, I, H, dtype = (problem[k] for k in ("cell", "B", "I", "H", "dtype"))  # noqa: E741
+    draw, B = data.draw, max(B, 1)
+    layers = [tuple(weights(cell, I, H, dtype)), tuple(weights(cell, H, H, dtype))]
+    stream = _core.Stream(cell, layers, B, np.dtype(dtype))
+
+    def wrong_layers():
+        kind = draw(
+            st.sampled_from(["one wrong", "fewer", "more", "three", "object", "other sizes", "no biases"])
+        )
+        if kind == "one wrong":
+            k = draw(st.integers(0, 3))
+            return [tuple(wrong_array(draw, w) if i == k else w for i, w in enumerate(layers[0])), layers[1]]
+        if kind == "object":
+            return draw(
+                st.sampled_from([*OBJECTS, [object()], ["four"], [layers[0], None], [[None] * 4] * 2])
+            )
+        return {
+            "fewer": layers[:1],
+            "more": [*layers, layers[1]],
+            "three": [layers[0][:3], layers[1]],
+            "other sizes": [tuple(weights(cell, H + 1, H + 2, dtype))] * 2,
+            "no biases": [(*layers[0][:2], None, None), layers[1]],
+        }[kind]
+
+    for _ in range(draw(st.integers(1, 4))):
+        method = draw(
+            st.sampled_from(["new", "step", "out", "run", "set_state", "reset", "reload", "get_state"])
+        )
+        x, y = np.ones((B, I), dtype), np.ones((B, H), dtype)
+        with refused_or_done(MemoryError):  # a block of 2⁴⁰ steps is a right argument
+            if method == "new":
+                wrong = draw(st.sampled_from(["layers", "cell", "batch_size", "dtype"]))
+                sizes = st.sampled_from([0, -1, 2**24 + 1, 2**40, 2**63 - 1, 2**64, 1.5, None, "3"])
+                dtypes = st.sampled_from(
+                    ["float32", "f2", ">f4", "O", None, 3, np.dtype("S4"), np.dtype(">f8")]
+                )
+                _core.Stream(
+                    draw(st.sampled_from(OBJECTS)) if wrong == "cell" else cell,
+                    wrong_layers() if wrong == "layers" else layers,
+                    draw(sizes) if wrong == "batch_size" else B,
+                    draw(dtypes) if wrong == "dtype" else np.dtype(dtype),
+                ).step(x)
+            elif method == "step":
+                stream.step(wrong_array(draw, x))
+            elif method == "out":
+                stream.step(x, wrong_array(draw, y))
+            elif method == "run":
+                stream.run(wrong_array(draw, np.ones((3, B, I), dtype)))
+            elif method == "set_state":
+                states = [np.ones((2, B, H), dtype) for _ in range(CELLS[cell]["states"])]
+                stream.set_state(wrong_list(draw, states))
+            elif method == "reset":
+                rows = st.lists(st.sampled_from([0, B - 1, B, -1, 2**62, 2**64, 0.5, None]), max_size=4)
+                stream.reset(draw(st.one_of(rows, st.sampled_from(OBJECTS))))
+            elif method == "reload":
+                stream.reload(wrong_layers())
+            else:
+                assert all(s.shape == (2, B, H) for s in stream.get_state())
+    assert stream.step(np.ones((B, I), dtype)).shape == (B, H)  # whatever was refused, it still runs
+
+
+NUMBERS = st.one_of(
+    st.lists(st.sampled_from([0.0, 1.0, -1e300, float("inf"), float("nan")]), max_size=9),
+    st.sampled_from(OBJECTS),
+)
+
+
+@FUZZ
+@given(st.data(), st.sampled_from([*sorted(CELLS), "", "Lstm", None, 3]))
+def test_derivatives_of_cells(data, cell):
+    with refused_or_done():
+        _core.cell_jvp(cell, *(data.draw(NUMBERS) for _ in range(6)))
+    with refused_or_done():
+        _core.cell_vjp(cell, *(data.draw(NUMBERS) for _ in range(4)))
+
+
+@FUZZ
+@given(st.data(), st.integers(0, 40), st.sampled_from([np.float32, np.float64]))
+def test_activation(data, n, dtype):
+    names = st.sampled_from(["sigmoid", "tanh", "relu", "exp", "Exp", "", None, 3, b"exp"])
+    with refused_or_done():
+        y = _core.activation(data.draw(names), wrong_array(data.draw, np.zeros(n, dtype)))
+        assert y.ndim == 1
+
+
+@FUZZ
+@given(
+    st.sampled_from([0, -1, 1025, 2**31, 2**40, None, "1", 1.5]),
+    st.sampled_from([0.0, -1.0, 61.0, float("nan"), float("inf"), None, "x"]),
+    st.sampled_from(["float32", "float16", "", None, np.float32]),
+)
+def test_settings(threads, seconds, dtype):
+    before = _core.num_threads()
+    for call in (
+        lambda: _core.set_num_threads(threads),
+        lambda: _core.fma_peak(threads, 0.001, "float32"),
+        lambda: _core.fma_peak(1, seconds, "float32"),
+    ):
+        with pytest.raises((ValueError, TypeError)):
+            call()
+    if dtype != "float32":
+        with pytest.raises((ValueError, TypeError)):
+            _core.fma_peak(1, 0.001, dtype)
+    assert _core.num_threads() == before
+
+
+# -------------------------------------------------------------------------------- by hand
+
+
+@pytest.mark.parametrize("call", ["cells", "isa", "isas", "num_threads", "available_cpus", "release_memory"])
+def test_functions_without_arguments(call):
+    function = getattr(_core, call)
+    function()
+    for wrong in (3, None, "x"):
+        with pytest.raises(TypeError):
+            function(wrong)
+
+
+UNMADE = """
+import numpy as np
+from pyrnn import _core
+stream = _core.Stream.__new__(_core.Stream)
+saved = _core.Saved.__new__(_core.Saved)
+x = np.zeros((1, 3), np.float32)
+for call in (
+    _core.Saved,
+    saved.saved,
+    lambda: _core.backward(saved, None, None, None, False, [x], x, x, None, None),
+    lambda: _core.backward(None, None, None, None, False, [x], x, x, None, None),
+    lambda: stream.step(x),
+    lambda: stream.run(x[None]),
+    stream.get_state,
+    lambda: stream.set_state([x[None]]),
+    stream.reset,
+    lambda: stream.reload([]),
+):
+    try:
+        call()
+    except TypeError:
+        continue
+    raise AssertionError(call)
+"""
+
+
+def test_objects_that_were_never_made():
+    """In a process of its own: what is read there is memory that nobody has written."""
+    process = subprocess.run(
+        [sys.executable, "-P", "-c", UNMADE], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
+
+
+@pytest.mark.parametrize("T, B", [(2**31, 1), (2**20, 2**20), (2**40, 1), (1, 2**31), (2**29, 2**29)])
+def test_sizes_beyond_the_schedule(T, B):
+    arguments = forward_arguments("gru", 2, 2, 3, 4, np.float32)
+    zero = np.zeros((1, 1, 4), np.float32)
+    arguments["x"] = np.lib.stride_tricks.as_strided(zero[..., :3], (T, B, 3), (0, 0, 4), writeable=False)
+    arguments["y"] = np.lib.stride_tricks.as_strided(zero, (T, B, 4), (0, 0, 4))
+    arguments["state"] = [np.lib.stride_tricks.as_strided(zero[0], (B, 4), (0, 4))]
+    arguments["state_out"] = [np.lib.stride_tricks.as_strided(zero[0], (B, 4), (0, 4))]
+    with pytest.raises(ValueError, match="too large"):
+        _core.forward("gru", **arguments)
+
+
+def test_what_is_refused_is_not_written():
+    """Everything is checked before anything is written."""
+    for name in FORWARD:
+        arguments = forward_arguments("lstm", 3, 2, 3, 4, np.float64)
+        y, finals = arguments["y"], arguments["state_out"]
+        arguments[name] = [] if isinstance(arguments[name], list) else arguments[name][..., :-1]
+        with pytest.raises(ValueError):
+            _core.forward("lstm", **arguments)
+        assert np.isnan(y).all() and all(np.isnan(s).all() for s in finals)
+    saved = _core.forward("lstm", **forward_arguments("lstm", 3, 2, 3, 4, np.float64), save=True)
+    for name in BACKWARD:
+        if name == "dx_accumulate":
+            continue
+        arguments = backward_arguments("lstm", 3, 2, 3, 4, np.float64)
+        dx, others = arguments["dx"], [*arguments["dstate_out"], *(arguments[k] for k in BACKWARD[5:])]
+        arguments[name] = [] if isinstance(arguments[name], list) else arguments[name][..., :-1]
+        with pytest.raises(ValueError):
+            _core.backward(saved, **arguments)
+        assert not dx.any() and all(np.isnan(a).all() for a in others)
+
+
+def test_what_is_kept_for_the_backward_keeps_its_arrays():
+    """x and the weights may be forgotten by the caller."""
+    arguments = forward_arguments("gru", 3, 2, 3, 4, np.float64)
+    expected = backward_arguments("gru", 3, 2, 3, 4, np.float64)
+    saved = _core.forward("gru", **arguments, save=True)
+    _core.backward(saved, **expected)
+    del arguments
+    junk = [np.full(24, np.nan) for _ in range(100)]
+    actual = backward_arguments("gru", 3, 2, 3, 4, np.float64)
+    _core.backward(saved, **actual)
+    assert len(junk) == 100 and np.array_equal(actual["dweight_ih"], expected["dweight_ih"])
