@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The README is true: its table of cells, its links and its limits."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import pyrnn
+from pyrnn import _core
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+
+
+def table_of_cells():
+    """Rows by the cell's name: layer, state, gates, equivalent."""
+    section = README.split("## Cells")[1].split("\n## ")[0]
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in section.splitlines() if line[:3] == "| `"
+    ]
+    return {row[0].strip("`"): row[1:] for row in rows}
+
+
+def test_every_cell_is_in_the_table():
+    assert tuple(table_of_cells()) == pyrnn.cells()
+
+
+@pytest.mark.parametrize("cell", pyrnn.cells())
+def test_row_of_a_cell(cell):
+    layer_text, states, gates, _ = table_of_cells()[cell]
+    name, nonlinearity = re.fullmatch(r'`pyrnn\.(\w+)(?:\(nonlinearity="(\w+)"\))?`', layer_text).groups()
+    layer = getattr(pyrnn, name)(3, 4, **({"nonlinearity": nonlinearity} if nonlinearity else {}))
+    assert layer.cell == cell
+    assert len(states.split(", ")) == _core.cells()[cell]["states"]
+    assert list(layer.gates(np.zeros((2, 1, 3), np.float32))) == gates.split(" ")
+
+
+def test_length():
+    assert len(README.splitlines()) < 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links(page):
+    links = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8"))
+    assert not [link for link in links if not (page.parent / link).exists()]
+
+
+def test_what_is_said_to_be_missing_is():
+    limits = README.split("## Limits")[1].split("\n## ")[0]
+    wrong = {
+        "compute_dtype": "bfloat16",
+        "proj_size": 2,
+        "layer_norm": True,
+        "zoneout": 0.1,
+        "recurrent_dropout": 0.1,
+        "reset_after": False,
+    }
+    for name, value in wrong.items():
+        assert f"`{name}" in limits
+        with pytest.raises(NotImplementedError, match=name):
+            pyrnn.GRU(3, 4, **{name: value})
+    with pytest.raises(RuntimeError, match="device"):
+        pyrnn.GRU(3, 4, device="cuda")
