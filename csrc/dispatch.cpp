@@ -9,7 +9,8 @@ namespace pyrnn {
 
 // Each is the kernels.cpp of one level; CMake defines PYRNN_HAS_<level> for those that it built.
 #define PYRNN_LEVELS(LEVEL) LEVEL(v2) LEVEL(v3) LEVEL(v4) LEVEL(v4_bf16) LEVEL(neon)
-#define PYRNN_DECLARE(level) namespace level { const Kernels& kernels(); }
+#define PYRNN_DECLARE(level) \
+  namespace level { const Kernels& kernels(); }
 PYRNN_LEVELS(PYRNN_DECLARE)
 
 namespace {
@@ -53,8 +54,7 @@ const Kernels& choose() {
     runnable += std::string(runnable.empty() ? "" : ", ") + level.name;
   }
   if (best) return best();
-  if (wanted)
-    throw std::runtime_error("PYRNN_ISA: expected one of " + runnable + ", got '" + wanted + "'");
+  if (wanted) throw std::runtime_error("PYRNN_ISA: expected one of " + runnable + ", got '" + wanted + "'");
   throw std::runtime_error("this processor runs none of the instruction sets that pyrnn was built for");
 }
 

@@ -44,25 +44,28 @@ double fma_burst(int64_t rounds) {
 
 template <class Cell>
 CellInfo cell_info(const char* name) {
-  static_assert(Cell::slots <= max_slots && Cell::states <= kMaxStates && Cell::saved <= max_saved && Cell::params <= max_params,
-                "the kernels' tables are that large");
-  return {name,         Cell::slots,        Cell::states,       Cell::saved,  Cell::params,
-          FromX<Cell>::count, FromH<Cell>::count, Cell::from_x, Cell::from_h};
+  static_assert(
+      Cell::slots <= max_slots && Cell::states <= max_states && Cell::saved <= max_saved && Cell::params <= max_params,
+      "the kernels' tables are that large");
+  return {name,         Cell::slots, Cell::states, Cell::saved, Cell::params, FromX<Cell>::count, FromH<Cell>::count,
+          Cell::from_x, Cell::from_h};
 }
 
 template <class Cell, class T>
 constexpr CellKernels cell_kernels() {
-  return {forward_memory<Cell, T>,     forward<Cell, T>,           backward_workspace<Cell, T>, backward<Cell, T>,
-          stream_pack_bytes<Cell, T>,  stream_state_bytes<Cell, T>, stream_scratch_bytes<Cell, T>, stream_pack<Cell, T>,
-          stream_step<Cell, T>,        padded_units<T>};
+  return {forward_memory<Cell, T>,       forward<Cell, T>,
+          backward_workspace<Cell, T>,   backward<Cell, T>,
+          stream_pack_bytes<Cell, T>,    stream_state_bytes<Cell, T>,
+          stream_scratch_bytes<Cell, T>, stream_pack<Cell, T>,
+          stream_step<Cell, T>,          padded_units<T>};
 }
 
 const Kernels& kernels() {
   static const Kernels table = [] {
     Kernels t{};
     t.isa = PYRNN_ISA_NAME;
-#define PYRNN_ENTRY(name, ...)                                      \
-  t.info[t.cell_count] = cell_info<__VA_ARGS__>(name);              \
+#define PYRNN_ENTRY(name, ...)                                         \
+  t.info[t.cell_count] = cell_info<__VA_ARGS__>(name);                 \
   t.cell[t.cell_count][float32] = cell_kernels<__VA_ARGS__, float>();  \
   t.cell[t.cell_count][float64] = cell_kernels<__VA_ARGS__, double>(); \
   t.cell_count++;

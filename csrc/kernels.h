@@ -41,7 +41,8 @@ struct Schedule {
   int32_t resets;         // some source is a reset: the gradient of the state stops there
 };
 
-constexpr int kMaxStates = 4;
+// The largest cell that the tables below have room for.
+constexpr int max_cells = 64, max_slots = 8, max_states = 4, max_saved = 8, max_params = 4;
 
 // Bytes that the caller provides for a call, 64-byte aligned.
 struct Memory {
@@ -52,7 +53,7 @@ struct ForwardArgs {
   Sizes sizes;
   Schedule schedule;
   View x, y;                                      // (T, B, I), (T, B, H)
-  View state[kMaxStates], state_out[kMaxStates];  // (B, H); `step` is unused
+  View state[max_states], state_out[max_states];  // (B, H); `step` is unused
   const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;
   void *states, *gates, *workspace;  // `gates` null: inference
 };
@@ -64,10 +65,10 @@ struct BackwardArgs {
   const void *weight_ih, *weight_hh;
   const void *states, *gates;  // as forward left them
   View dy;                     // data null: zero
-  View dstate[kMaxStates];     // data null: zero
+  View dstate[max_states];     // data null: zero
   View dx;                     // data null: not wanted
   int32_t dx_accumulate;
-  View dstate_out[kMaxStates];
+  View dstate_out[max_states];
   void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh;  // biases may be null
   void* workspace;
 };
@@ -99,13 +100,11 @@ struct CellKernels {
   int64_t (*padded)(int64_t H);  // distance between the units' rows in `states` and `gates`
 };
 
-constexpr int kMaxCells = 64;
-
 struct Kernels {
   const char* isa;
   int cell_count;
-  CellInfo info[kMaxCells];
-  CellKernels cell[kMaxCells][type_count];
+  CellInfo info[max_cells];
+  CellKernels cell[max_cells][type_count];
   void (*activation[type_count])(int which, const void* x, void* y, int64_t n);
   double (*fma_burst[type_count])(int64_t rounds);  // floating-point operations done; for the measured peak
 };

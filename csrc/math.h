@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Exponential and hyperbolic tangent on vectors, and the activations: policies with the derivative taken from the output.
+// Exponential and hyperbolic tangent on vectors, and the activations: policies with the derivative taken from the
+// output.
 #pragma once
 
 #include "simd.h"
@@ -28,9 +29,9 @@ struct ExpConstants<double> {
   static constexpr double lowest = -708., highest = 709.;
   static constexpr int mantissa = 52, count = 10;  // relative error of the fit 3.5e-18
   static constexpr double coefficients[count] = {
-      0.5000000000000012696,    0.1666666666666669905,    0.04166666666651558337,  0.008333333333307199691,
-      0.001388888894701060307,  0.0001984126991741665411, 2.480148991842830899e-5, 2.755721625734190987e-6,
-      2.763129715202249511e-7,  2.511787819990127196e-8};
+      0.5000000000000012696,   0.1666666666666669905,    0.04166666666651558337,  0.008333333333307199691,
+      0.001388888894701060307, 0.0001984126991741665411, 2.480148991842830899e-5, 2.755721625734190987e-6,
+      2.763129715202249511e-7, 2.511787819990127196e-8};
 };
 
 // e^x = scale·(1 + m) for lowest <= x <= highest: scale a power of two, m = e^r - 1 exact to the last bits also where

@@ -108,15 +108,27 @@ PYRNN_FN Vec<T> broadcast(T x) {
 // NaN in x is kept by both: the comparison is false and x is the second operand. Intrinsics where there are any,
 // because the compiler turns the comparison with a constant round and then needs two instructions in place of one.
 #if defined(__AVX512F__)
-PYRNN_FN Vec<float> min(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm512_maskz_min_ps(0xffff, (__m512)bound, (__m512)x); }
-PYRNN_FN Vec<float> max(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)bound, (__m512)x); }
-PYRNN_FN Vec<double> min(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm512_maskz_min_pd(0xff, (__m512d)bound, (__m512d)x); }
-PYRNN_FN Vec<double> max(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm512_maskz_max_pd(0xff, (__m512d)bound, (__m512d)x); }
+PYRNN_FN Vec<float> min(Vec<float> bound, Vec<float> x) {
+  return (Vec<float>)_mm512_maskz_min_ps(0xffff, (__m512)bound, (__m512)x);
+}
+PYRNN_FN Vec<float> max(Vec<float> bound, Vec<float> x) {
+  return (Vec<float>)_mm512_maskz_max_ps(0xffff, (__m512)bound, (__m512)x);
+}
+PYRNN_FN Vec<double> min(Vec<double> bound, Vec<double> x) {
+  return (Vec<double>)_mm512_maskz_min_pd(0xff, (__m512d)bound, (__m512d)x);
+}
+PYRNN_FN Vec<double> max(Vec<double> bound, Vec<double> x) {
+  return (Vec<double>)_mm512_maskz_max_pd(0xff, (__m512d)bound, (__m512d)x);
+}
 #elif defined(__AVX__)
 PYRNN_FN Vec<float> min(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm256_min_ps((__m256)bound, (__m256)x); }
 PYRNN_FN Vec<float> max(Vec<float> bound, Vec<float> x) { return (Vec<float>)_mm256_max_ps((__m256)bound, (__m256)x); }
-PYRNN_FN Vec<double> min(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm256_min_pd((__m256d)bound, (__m256d)x); }
-PYRNN_FN Vec<double> max(Vec<double> bound, Vec<double> x) { return (Vec<double>)_mm256_max_pd((__m256d)bound, (__m256d)x); }
+PYRNN_FN Vec<double> min(Vec<double> bound, Vec<double> x) {
+  return (Vec<double>)_mm256_min_pd((__m256d)bound, (__m256d)x);
+}
+PYRNN_FN Vec<double> max(Vec<double> bound, Vec<double> x) {
+  return (Vec<double>)_mm256_max_pd((__m256d)bound, (__m256d)x);
+}
 #else
 template <class V>
 PYRNN_FN V min(V bound, V x) {

@@ -42,7 +42,8 @@ Type array_type(const std::string& name, const py::array& array) {
 py::array check_array(const std::string& name, const py::object& object, Type type, const std::vector<Dimension>& shape,
                       Access access, bool packed) {
   if (!py::isinstance<py::array>(object))
-    throw py::type_error(name + ": expected a NumPy array, got " + std::string(py::str(py::type::of(object).attr("__name__"))));
+    throw py::type_error(name + ": expected a NumPy array, got " +
+                         std::string(py::str(py::type::of(object).attr("__name__"))));
   py::array array = py::reinterpret_borrow<py::array>(object);
   if (array_type(name, array) != type)
     throw py::type_error(name + ": expected " + (type == float32 ? "float32" : "float64") + ", got " +
@@ -59,7 +60,8 @@ py::array check_array(const std::string& name, const py::object& object, Type ty
   for (py::ssize_t i = array.size() ? array.ndim() - 1 : -1; i >= 0; i--) {  // strides of nothing mean nothing
     const bool last = i == array.ndim() - 1;
     if (array.shape(i) > 1 && ((last || packed) ? array.strides(i) != contiguous : array.strides(i) % item != 0))
-      throw py::value_error(name + ": expected " + (packed ? "a C-contiguous array" : "a contiguous last axis and strides of whole elements"));
+      throw py::value_error(name + ": expected " +
+                            (packed ? "a C-contiguous array" : "a contiguous last axis and strides of whole elements"));
     contiguous *= array.shape(i);
   }
   if (reinterpret_cast<std::uintptr_t>(array.data()) % std::size_t(item) != 0)

@@ -30,7 +30,8 @@ struct Dimension {
 
 enum Access { read_only, writable };
 
-// The array as it must be: native and aligned, of `type` and shape, elements of the last axis contiguous (`packed`: all).
+// The array as it must be: native and aligned, of `type` and shape, elements of the last axis contiguous (`packed`:
+// all).
 py::array check_array(const std::string& name, const py::object& object, Type type, const std::vector<Dimension>& shape,
                       Access access, bool packed);
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The registered cells as Python sees them: their constants, their derivatives for the tests, the activations' vector code.
+// The registered cells as Python sees them: their constants, their derivatives for the tests, the activations' vector
+// code.
 #include <chrono>
 
 #include "../cells/registry.h"
@@ -33,7 +34,8 @@ py::dict cells() {
 
 void check_count(const char* name, const Values& values, int count) {
   if (values.size() != std::size_t(count))
-    throw py::value_error(std::string(name) + ": expected " + std::to_string(count) + " numbers, got " + std::to_string(values.size()));
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(count) + " numbers, got " +
+                          std::to_string(values.size()));
 }
 
 // Calls work(Cell{}) for the cell of that name.
@@ -96,7 +98,8 @@ py::array activation(const std::string& name, const py::array& x) {
   const Type type = array_type("x", x);
   for (int i = 0; i < activation_count; i++)
     if (name == names[i]) {
-      const py::array in = check_array("x", x, type, {{"n", x.ndim() == 1 ? int64_t(x.shape(0)) : -1}}, read_only, true);
+      const py::array in = check_array("x", x, type, {{"n", x.ndim() == 1 ? int64_t(x.shape(0)) : -1}}, read_only,
+                                       true);
       py::array out(x.dtype(), std::vector<py::ssize_t>{x.shape(0)});
       chosen_kernels().activation[type](i, in.data(), writable_data(out), x.shape(0));
       return out;
@@ -106,15 +109,20 @@ py::array activation(const std::string& name, const py::array& x) {
 
 // Floating-point operations a second, in 10⁹, of nothing but multiply-adds on that many threads for some seconds.
 double fma_peak(int threads, double seconds, const std::string& dtype) {
-  if (threads < 1 || threads > 1024) throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
-  if (!(seconds > 0 && seconds <= 60)) throw py::value_error("seconds: expected up to 60, got " + std::to_string(seconds));
-  if (dtype != "float32" && dtype != "float64") throw py::type_error("dtype: expected float32 or float64, got " + dtype);
+  if (threads < 1 || threads > 1024)
+    throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
+  if (!(seconds > 0 && seconds <= 60))
+    throw py::value_error("seconds: expected up to 60, got " + std::to_string(seconds));
+  if (dtype != "float32" && dtype != "float64")
+    throw py::type_error("dtype: expected float32 or float64, got " + dtype);
   struct Context {
     double (*burst)(int64_t);
     double seconds, operations[1024];
   } context{chosen_kernels().fma_burst[dtype == "float32" ? float32 : float64], seconds, {}};
   using Clock = std::chrono::steady_clock;
-  const auto elapsed = [](Clock::time_point since) { return std::chrono::duration<double>(Clock::now() - since).count(); };
+  const auto elapsed = [](Clock::time_point since) {
+    return std::chrono::duration<double>(Clock::now() - since).count();
+  };
   py::gil_scoped_release release;
   Team team(threads);
   const auto start = Clock::now();
@@ -122,7 +130,8 @@ double fma_peak(int threads, double seconds, const std::string& dtype) {
       [](void* p, int thread, int) {
         Context& c = *static_cast<Context*>(p);
         const auto begin = Clock::now();
-        while (std::chrono::duration<double>(Clock::now() - begin).count() < c.seconds) c.operations[thread] += c.burst(20000);
+        while (std::chrono::duration<double>(Clock::now() - begin).count() < c.seconds)
+          c.operations[thread] += c.burst(20000);
       },
       &context);
   const double taken = elapsed(start);

@@ -20,7 +20,8 @@ void bind_info(py::module_& m) {
       "set_num_threads",
       [](int threads) {
         if (threads < 1 || threads > max_threads)
-          throw py::value_error("threads: expected 1 to " + std::to_string(max_threads) + ", got " + std::to_string(threads));
+          throw py::value_error("threads: expected 1 to " + std::to_string(max_threads) + ", got " +
+                                std::to_string(threads));
         set_num_threads(threads);
       },
       "threads"_a);

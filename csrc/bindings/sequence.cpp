@@ -47,7 +47,8 @@ std::vector<py::array> check_states(const std::string& name, const States& state
 
 const bool* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
   if (!flags) return nullptr;
-  if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T || flags->shape(1) != B)
+  if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T ||
+      flags->shape(1) != B)
     throw py::value_error(std::string(name) + ": expected a C-contiguous bool array of shape (T, B) = (" +
                           std::to_string(T) + ", " + std::to_string(B) + ")");
   return static_cast<const bool*>(flags->data());
@@ -55,7 +56,8 @@ const bool* check_flags(const char* name, const std::optional<py::array>& flags,
 
 const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T, int64_t B) {
   if (!lengths) return nullptr;
-  if (!py::isinstance<py::array_t<int64_t, py::array::c_style>>(*lengths) || lengths->ndim() != 1 || lengths->shape(0) != B)
+  if (!py::isinstance<py::array_t<int64_t, py::array::c_style>>(*lengths) || lengths->ndim() != 1 ||
+      lengths->shape(0) != B)
     throw py::value_error("lengths: expected a contiguous int64 array of shape (B,) = (" + std::to_string(B) + ",)");
   const int64_t* data = static_cast<const int64_t*>(lengths->data());
   for (int64_t b = 0; b < B; b++)
@@ -74,7 +76,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x);
   if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I), got " + std::to_string(x.ndim()));
-  if (weight_hh.ndim() != 2) throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(weight_hh.ndim()));
+  if (weight_hh.ndim() != 2)
+    throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(weight_hh.ndim()));
   const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), H = weight_hh.shape(1);
   if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
   if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
@@ -193,8 +196,12 @@ py::array copy_gates(const Saved& saved) {
 void bind_sequence(py::module_& m) {
   using namespace py::literals;
   py::class_<Saved>(m, "Saved", "What forward keeps for backward.")
-      .def("saved", [](const Saved& saved) { return saved.type == float32 ? copy_gates<float>(saved) : copy_gates<double>(saved); },
-           "The saved values of every step, (T, B, saved, H); zero where a step was not computed.");
+      .def(
+          "saved",
+          [](const Saved& saved) {
+            return saved.type == float32 ? copy_gates<float>(saved) : copy_gates<double>(saved);
+          },
+          "The saved values of every step, (T, B, saved, H); zero where a step was not computed.");
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
         "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false,

@@ -33,8 +33,10 @@ class Stream {
     if (out.is_none())
       y = plain ? py::array(dtype_, Shape{output_size()}) : py::array(dtype_, Shape{B_, output_size()});
     else
-      check_array("out", out, type_, plain ? std::vector<Dimension>{{"H", output_size()}}
-                                           : std::vector<Dimension>{{"B", B_}, {"H", output_size()}}, writable, true);
+      check_array("out", out, type_,
+                  plain ? std::vector<Dimension>{{"H", output_size()}}
+                        : std::vector<Dimension>{{"B", B_}, {"H", output_size()}},
+                  writable, true);
     char* to = static_cast<char*>(writable_data(py::reinterpret_borrow<py::array>(y)));
     const char* from = static_cast<const char*>(in.data());
     const std::ptrdiff_t x_bytes = in.nbytes(), y_bytes = B_ * output_size() * std::ptrdiff_t(type_size(type_));
@@ -82,11 +84,13 @@ class Stream {
   void set_state(const py::list& states) {
     const Use use(*this);
     if (int(states.size()) != info().states)
-      throw py::value_error("state: expected " + std::to_string(info().states) + " arrays, got " + std::to_string(states.size()));
+      throw py::value_error("state: expected " + std::to_string(info().states) + " arrays, got " +
+                            std::to_string(states.size()));
     std::vector<py::array> checked;
     for (int s = 0; s < info().states; s++)
       checked.push_back(check_array("state[" + std::to_string(s) + "]", states[s], type_,
-                                    {{"layers", int64_t(layers_.size())}, {"B", B_}, {"H", output_size()}}, read_only, true));
+                                    {{"layers", int64_t(layers_.size())}, {"B", B_}, {"H", output_size()}}, read_only,
+                                    true));
     for (int s = 0; s < info().states; s++) transfer(writable_data(checked[s]), s, true);
   }
 
@@ -95,7 +99,8 @@ class Stream {
     if (!rows) return clear(0, B_);
     for (int64_t row : *rows)
       if (row < 0 || row >= B_)
-        throw py::value_error("rows: expected numbers from 0 to " + std::to_string(B_ - 1) + ", got " + std::to_string(row));
+        throw py::value_error("rows: expected numbers from 0 to " + std::to_string(B_ - 1) + ", got " +
+                              std::to_string(row));
     for (int64_t row : *rows) clear(row, row + 1);
   }
 
@@ -103,7 +108,8 @@ class Stream {
   void reload(const py::list& layers) {
     const Use use(*this);
     if (layers.size() != layers_.size())
-      throw py::value_error("layers: expected " + std::to_string(layers_.size()) + ", got " + std::to_string(layers.size()));
+      throw py::value_error("layers: expected " + std::to_string(layers_.size()) + ", got " +
+                            std::to_string(layers.size()));
     pack(layers);
   }
 
@@ -153,12 +159,16 @@ class Stream {
       for (const auto& [name, w] : {std::pair<std::string, py::object>{"weight_ih", ih}, {"weight_hh", hh}})
         if (!py::isinstance<py::array>(w) || py::reinterpret_borrow<py::array>(w).ndim() != 2)
           throw py::type_error(name + suffix + ": expected a NumPy array of 2 dimensions");
-      const int64_t I = py::reinterpret_borrow<py::array>(ih).shape(1), H = py::reinterpret_borrow<py::array>(hh).shape(1);
+      const int64_t I = py::reinterpret_borrow<py::array>(ih).shape(1),
+                    H = py::reinterpret_borrow<py::array>(hh).shape(1);
       if (I < 1 || H < 1) throw py::value_error("weight_ih" + suffix + ": expected at least one input and one unit");
       if (l > 0 && I != checked.back().H)
-        throw py::value_error("weight_ih" + suffix + ": expected " + std::to_string(checked.back().H) + " columns, got " + std::to_string(I));
-      if ((l > 0 && H != checked.back().H) || (!layers_.empty() && (I != layers_[l].kernel.I || H != layers_[l].kernel.H)))
-        throw py::value_error("weight_hh" + suffix + ": expected the same number of units as before, got " + std::to_string(H));
+        throw py::value_error("weight_ih" + suffix + ": expected " + std::to_string(checked.back().H) +
+                              " columns, got " + std::to_string(I));
+      if ((l > 0 && H != checked.back().H) ||
+          (!layers_.empty() && (I != layers_[l].kernel.I || H != layers_[l].kernel.H)))
+        throw py::value_error("weight_hh" + suffix + ": expected the same number of units as before, got " +
+                              std::to_string(H));
       const Dimension gates_x{std::to_string(info().from_x_count) + "*H", info().from_x_count * H};
       const Dimension gates_h{std::to_string(info().from_h_count) + "*H", info().from_h_count * H};
       const auto bias = [&](const char* name, const py::object& b, const Dimension& size) {
@@ -183,7 +193,8 @@ class Stream {
         layers_.push_back(std::move(layer));
       }
       bytes_ += kernels().stream_pack_bytes(c.I, c.H);
-      kernels().stream_pack({1, B_, c.I, c.H}, c.weight_ih.data(), c.weight_hh.data(), c.bias_ih.size() ? c.bias_ih.data() : nullptr,
+      kernels().stream_pack({1, B_, c.I, c.H}, c.weight_ih.data(), c.weight_hh.data(),
+                            c.bias_ih.size() ? c.bias_ih.data() : nullptr,
                             c.bias_hh.size() ? c.bias_hh.data() : nullptr, layers_[l].kernel.pack);
     }
   }
@@ -197,7 +208,8 @@ class Stream {
   void clear(int64_t begin, int64_t end) {
     for (const Layer& layer : layers_)
       for (int64_t b = begin; b < end; b++)
-        std::memset(state_row(layer, b, 0), 0, std::size_t(info().states * kernels().padded(layer.kernel.H)) * type_size(type_));
+        std::memset(state_row(layer, b, 0), 0,
+                    std::size_t(info().states * kernels().padded(layer.kernel.H)) * type_size(type_));
   }
 
   // Between the packed rows and an array (layers, B, H) of state s.
@@ -232,14 +244,17 @@ class Stream {
     const bool fits = (n == 1 && B_ == 1 && array.shape(extra) == input_size()) ||
                       (n == 2 && array.shape(extra) == B_ && array.shape(extra + 1) == input_size());
     if (!fits)
-      throw py::value_error("x: expected shape (" + std::string(extra ? "n, " : "") + "B, I) = (" + (extra ? "n, " : "") + std::to_string(B_) + ", " +
-                            std::to_string(input_size()) + ")" + (B_ == 1 ? " or without B" : "") + ", got " + std::string(py::str(array.attr("shape"))));
+      throw py::value_error("x: expected shape (" + std::string(extra ? "n, " : "") + "B, I) = (" +
+                            (extra ? "n, " : "") + std::to_string(B_) + ", " + std::to_string(input_size()) + ")" +
+                            (B_ == 1 ? " or without B" : "") + ", got " + std::string(py::str(array.attr("shape"))));
     const bool exact = array.dtype().ptr() == dtype_.ptr() && (array.flags() & py::array::c_style) && aligned(array);
     if (exact) return array;
     if (array.dtype().kind() != 'f' || array.itemsize() != py::ssize_t(type_size(type_)))
-      throw py::type_error("x: expected " + std::string(py::str(dtype_)) + ", got " + std::string(py::str(array.dtype())));
-    return type_ == float32 ? py::array(py::array_t<float, py::array::c_style | py::array::forcecast>(array.attr("copy")()))
-                            : py::array(py::array_t<double, py::array::c_style | py::array::forcecast>(array.attr("copy")()));
+      throw py::type_error("x: expected " + std::string(py::str(dtype_)) + ", got " +
+                           std::string(py::str(array.dtype())));
+    return type_ == float32
+               ? py::array(py::array_t<float, py::array::c_style | py::array::forcecast>(array.attr("copy")()))
+               : py::array(py::array_t<double, py::array::c_style | py::array::forcecast>(array.attr("copy")()));
   }
 
   static bool aligned(const py::array& array) {
@@ -260,8 +275,10 @@ class Stream {
 void bind_stream(py::module_& m) {
   using namespace py::literals;
   py::class_<Stream>(m, "Stream", "Stacked layers of one direction that advance a step a call.")
-      .def(py::init<const std::string&, const py::list&, int64_t, const py::dtype&>(), "cell"_a, "layers"_a, "batch_size"_a, "dtype"_a)
-      .def("step", &Stream::step, "x"_a, "out"_a = py::none(), "x (B, I), or (I,) when batch_size is 1, to y (B, H) or (H,).")
+      .def(py::init<const std::string&, const py::list&, int64_t, const py::dtype&>(), "cell"_a, "layers"_a,
+           "batch_size"_a, "dtype"_a)
+      .def("step", &Stream::step, "x"_a, "out"_a = py::none(),
+           "x (B, I), or (I,) when batch_size is 1, to y (B, H) or (H,).")
       .def("run", &Stream::run, "block"_a, "n steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H).")
       .def("get_state", &Stream::get_state)
       .def("set_state", &Stream::set_state, "states"_a)

@@ -15,11 +15,3 @@
 #pragma once
 
 #include "../activations.h"
-
-namespace pyrnn {
-inline namespace PYRNN_ISA_NAMESPACE {
-
-constexpr int max_states = 4, max_slots = 8, max_saved = 8, max_params = 4;
-
-}
-}  // namespace pyrnn

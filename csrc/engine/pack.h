@@ -58,8 +58,8 @@ void pack_bias(const T* bias_ih, const T* bias_hh, const Blocks& blocks, Range m
           panel[slots[s] * v.size() * L + u - v.begin * L] += bias[s * blocks.units + u];
     }
   };
-  for (int64_t i = blocks[mine.begin].begin * L * Cell::slots; mine.size() && i < blocks[mine.end - 1].end * L * Cell::slots;
-       i++)
+  for (int64_t i = blocks[mine.begin].begin * L * Cell::slots;
+       mine.size() && i < blocks[mine.end - 1].end * L * Cell::slots; i++)
     pack[i] = 0;
   add(bias_ih, Cell::from_x, int(sizeof(Cell::from_x) / sizeof(int)));
   add(bias_hh, Cell::from_h, int(sizeof(Cell::from_h) / sizeof(int)));

@@ -46,9 +46,20 @@ ScheduleStorage::ScheduleStorage(int64_t T, int64_t B, const ScheduleOptions& op
 }
 
 Schedule ScheduleStorage::view() const {
-  return {int64_t(offset_.size()) - 1, int64_t(batch_.size()), state_rows_,
-          offset_.data(), time_.data(), batch_.data(), source_.data(), target_.data(), last_.data(), before_.data(),
-          idle_.data(), int64_t(idle_.size()), max_rows_, resets_};
+  return {int64_t(offset_.size()) - 1,
+          int64_t(batch_.size()),
+          state_rows_,
+          offset_.data(),
+          time_.data(),
+          batch_.data(),
+          source_.data(),
+          target_.data(),
+          last_.data(),
+          before_.data(),
+          idle_.data(),
+          int64_t(idle_.size()),
+          max_rows_,
+          resets_};
 }
 
 }  // namespace pyrnn

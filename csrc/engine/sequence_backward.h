@@ -88,8 +88,8 @@ struct Backward {
   PerThread<T*> rows;         // (capacity): the rows that a product writes
 
   Backward(const BackwardArgs& args, int threads)
-      : args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
-        capacity(chunk_capacity()), units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel), threads(threads) {}
+      : args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)), capacity(chunk_capacity()),
+        units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel), threads(threads) {}
 
   // Entries in a chunk: enough to make up for reading and writing the weights' gradients once a chunk.
   int64_t chunk_capacity() const {
@@ -119,7 +119,9 @@ struct Backward {
   PYRNN_FN int64_t h_pack_size() const { return FromH<Cell>::count * H * units.vectors * lanes<T>; }
   PYRNN_FN int64_t x_pack_size() const { return FromX<Cell>::count * H * inputs.vectors * lanes<T>; }
   PYRNN_FN T* h_weights(int thread) const {
-    return h_packs + (pack_copies(h_pack_size() * sizeof(T), grid.row_groups) == 1 ? 0 : thread / grid.unit_groups * h_pack_size());
+    return h_packs + (pack_copies(h_pack_size() * sizeof(T), grid.row_groups) == 1
+                          ? 0
+                          : thread / grid.unit_groups * h_pack_size());
   }
   PYRNN_FN T* x_weights(int thread) const {
     return x_packs + (pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? 0 : thread * x_pack_size());
@@ -141,8 +143,9 @@ struct Backward {
                        : part(h_rows, thread % grid.unit_groups, grid.unit_groups),
                    h_rows, units, h_weights(thread), [&](int64_t k) { return hh + k * H; });
     if (args.dx.data)
-      pack_rows<T>(pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
-                   x_rows, inputs, x_weights(thread), [&](int64_t k) { return ih + k * I; });
+      pack_rows<T>(
+          pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
+          x_rows, inputs, x_weights(thread), [&](int64_t k) { return ih + k * I; });
     const Range mine = part(B, thread, threads);
     for (int s = 0; s < Cell::states; s++)
       for (int64_t b = mine.begin; b < mine.end; b++) {
@@ -181,8 +184,8 @@ struct Backward {
 
   // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
   template <class Slots>
-  PYRNN_FN void gradient_rows_product(const int64_t* local, T* const* out, int64_t count, const Blocks& blocks, Range mine,
-                                      const T* weights, bool add) const {
+  PYRNN_FN void gradient_rows_product(const int64_t* local, T* const* out, int64_t count, const Blocks& blocks,
+                                      Range mine, const T* weights, bool add) const {
     constexpr int L = lanes<T>;
     for (int64_t block = mine.begin; block < mine.end; block++) {
       const Range v = blocks[block];
@@ -197,8 +200,8 @@ struct Backward {
               constexpr int MR = decltype(n)::value;
               T* to[MR];
               for (int m = 0; m < MR; m++) to[m] = out[first + m] + v.begin * L;
-              gradient_tile<T, Slots, decltype(width)::value, MR>(dg, slots, H, panel + s * slot_size, local + first, to,
-                                                                  blocks.units - v.begin * L, add || s > 0);
+              gradient_tile<T, Slots, decltype(width)::value, MR>(dg, slots, H, panel + s * slot_size, local + first,
+                                                                  to, blocks.units - v.begin * L, add || s > 0);
             });
           });
         });
@@ -254,7 +257,8 @@ struct Backward {
 
   // dweight rows [mine) of Slots::count·H: += dGᵀ · panels, for the entries of a chunk.
   template <class Slots>
-  PYRNN_FN void weight_product(Range mine, int64_t count, const Blocks& blocks, const T* panels, T* dweight, bool add) const {
+  PYRNN_FN void weight_product(Range mine, int64_t count, const Blocks& blocks, const T* panels, T* dweight,
+                               bool add) const {
     constexpr int L = lanes<T>, C = column_block<T>;
     for (int64_t row = mine.begin; row < mine.end;) {
       const int64_t unit = row % H;
@@ -314,10 +318,10 @@ struct Backward {
     const Schedule& schedule = args.schedule;
     const int64_t first = schedule.offset[begin];
     const Range mine = part(schedule.offset[end] - first, thread, threads);
-    pack_rows<T>(mine, capacity, inputs, x_panels, [&](int64_t k) {
-      return element<T>(args.x, schedule.time[first + k], schedule.batch[first + k]);
-    });
-    pack_rows<T>(mine, capacity, padded_blocks(), h_panels, [&](int64_t k) { return state_row(schedule.source[first + k]); });
+    pack_rows<T>(mine, capacity, inputs, x_panels,
+                 [&](int64_t k) { return element<T>(args.x, schedule.time[first + k], schedule.batch[first + k]); });
+    pack_rows<T>(mine, capacity, padded_blocks(), h_panels,
+                 [&](int64_t k) { return state_row(schedule.source[first + k]); });
   }
 
   void work(int thread) const {
@@ -360,8 +364,14 @@ template <class Cell, class T>
 StepCost backward_cost(const Sizes& sizes, const Schedule& schedule) {
   const double products = double(FromH<Cell>::count * sizes.H);
   const int64_t vectors = ceil_div(sizes.H, lanes<T>);
-  return {schedule.steps, schedule.max_rows, vectors, widest_panel, gradient_rows, products / 2 + 15 * Cell::slots,
-          products * double(vectors) * vector_bytes, false};
+  return {schedule.steps,
+          schedule.max_rows,
+          vectors,
+          widest_panel,
+          gradient_rows,
+          products / 2 + 15 * Cell::slots,
+          products * double(vectors) * vector_bytes,
+          false};
 }
 
 template <class Cell, class T>
@@ -376,7 +386,8 @@ template <class Cell, class T>
 void backward(const BackwardArgs& args, int threads) {
   const StepCost cost = backward_cost<Cell, T>(args.sizes, args.schedule);
   // The products outside the loop are worth every thread once they take longer than waking it.
-  const double operations = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) * double(args.sizes.I + args.sizes.H);
+  const double operations = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) *
+                            double(args.sizes.I + args.sizes.H);
   Team team(operations > 2e6 ? threads : choose_grid(cost, threads).threads());
   Backward<Cell, T> call(args, team.size());
   call.grid = choose_grid(cost, team.size());

@@ -55,8 +55,14 @@ template <class Cell, class T>
 StepCost forward_cost(const Sizes& sizes, const Schedule& schedule) {
   const double products = double(FromX<Cell>::count * sizes.I + FromH<Cell>::count * sizes.H);
   const Blocks blocks = unit_blocks<Cell, T>(sizes.H);
-  return {schedule.steps, schedule.max_rows, blocks.vectors, widest_block<Cell>, tile_rows(Cell::slots * widest_block<Cell>),
-          products / 2 + 15 * Cell::slots, products * double(blocks.vectors) * vector_bytes, sizes.B <= few_rows};
+  return {schedule.steps,
+          schedule.max_rows,
+          blocks.vectors,
+          widest_block<Cell>,
+          tile_rows(Cell::slots * widest_block<Cell>),
+          products / 2 + 15 * Cell::slots,
+          products * double(blocks.vectors) * vector_bytes,
+          sizes.B <= few_rows};
 }
 
 template <class Cell, class T>
@@ -67,7 +73,7 @@ struct Forward {
   int threads;
   char* packs;
   Barrier* barriers;      // one for all, one for each row group
-  PerThread<StepRow<T>> step_rows_;  // (max_rows)
+  PerThread<StepRow<T>> rows;  // (max_rows)
   PerThread<int32_t> entries;        // (max_rows)
 
   Forward(const ForwardArgs& args, int threads) : args(args), layer(args.sizes.I, args.sizes.H), threads(threads) {}
@@ -77,7 +83,7 @@ struct Forward {
     const size_t bytes = layer.carve(nullptr);
     packs = memory.take<char>(int64_t(bytes) * pack_copies(bytes, threads));
     barriers = memory.take<Barrier>(threads + 1);
-    step_rows_ = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
+    rows = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     return memory.used;
   }
@@ -115,19 +121,19 @@ struct Forward {
     const Schedule& schedule = args.schedule;
     const int group = thread / grid.unit_groups;
     const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
-    const Range mine = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
-    StepRow<T>* rows = step_rows_[thread];
-    int32_t* list = entries[thread];
+    const Range blocks = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
+    StepRow<T>* row = rows[thread];
+    int32_t* entry = entries[thread];
     for (int64_t i = 0; i < schedule.steps; i++) {
-      const int64_t count = entries_of_group(schedule, i, sequences, list);
+      const int64_t count = entries_of_group(schedule, i, sequences, entry);
       for (int64_t n = 0; n < count; n++) {
-        const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
-        rows[n] = {element<T>(args.x, t, b), state_row(schedule.source[e]), state_row(schedule.target[e]),
-                   element<T>(args.y, t, b),
-                   args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
+        const int64_t e = entry[n], t = schedule.time[e], b = schedule.batch[e];
+        row[n] = {element<T>(args.x, t, b), state_row(schedule.source[e]), state_row(schedule.target[e]),
+                  element<T>(args.y, t, b),
+                  args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
       }
       if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
-      step_rows<Cell, T>(layer, rows, count, mine, args.sizes.B <= few_rows, i);
+      step_rows<Cell, T>(layer, row, count, blocks, args.sizes.B <= few_rows, i);
       barriers[1 + group].wait(grid.unit_groups);
     }
   }
@@ -147,7 +153,8 @@ struct Forward {
   void finish() const {
     for (int64_t b = 0; b < args.sizes.B; b++)
       for (int s = 0; s < Cell::states; s++)
-        copy_row<T>(state_row(args.schedule.last[b]) + s * layer.padded, layer.H, element<T>(args.state_out[s], 0, b), 0);
+        copy_row<T>(state_row(args.schedule.last[b]) + s * layer.padded, layer.H, element<T>(args.state_out[s], 0, b),
+                    0);
   }
 };
 

@@ -50,7 +50,8 @@ struct PackedLayer {
   int64_t I, H, padded;
   T *x_panels, *h_panels, *bias;
 
-  PYRNN_FN PackedLayer(int64_t I, int64_t H) : blocks(unit_blocks<Cell, T>(H)), I(I), H(H), padded(padded_units<T>(H)) {}
+  PYRNN_FN PackedLayer(int64_t I, int64_t H)
+      : blocks(unit_blocks<Cell, T>(H)), I(I), H(H), padded(padded_units<T>(H)) {}
 
   // Places the layer at `base`; returns its bytes.
   PYRNN_FN size_t carve(void* base) {
@@ -84,8 +85,10 @@ __attribute__((noinline)) void step_tile(const PackedLayer<Cell, T>& layer, cons
     h[m] = rows[m].state;
     PYRNN_UNROLL for (int j = 0; j < ACC; j++) a[m][j] = load(bias + j * L);
   }
-  multiply_rows<T, FromX<Cell>, NV, MR, ACC, KU>(a, layer.x_panels + first * L * layer.I * FromX<Cell>::count, x, layer.I);
-  multiply_rows<T, FromH<Cell>, NV, MR, ACC, KU>(a, layer.h_panels + first * L * layer.H * FromH<Cell>::count, h, layer.H);
+  multiply_rows<T, FromX<Cell>, NV, MR, ACC, KU>(a, layer.x_panels + first * L * layer.I * FromX<Cell>::count, x,
+                                                 layer.I);
+  multiply_rows<T, FromH<Cell>, NV, MR, ACC, KU>(a, layer.h_panels + first * L * layer.H * FromH<Cell>::count, h,
+                                                 layer.H);
 
   PYRNN_UNROLL for (int m = 0; m < MR; m++) {
     const StepRow<T> row = rows[m];
@@ -109,8 +112,8 @@ constexpr int64_t few_rows = 3;
 // Advances `count` rows through the blocks `mine`. `pass` counts the steps: every other one takes the blocks in
 // descending order, because what a step read last is what the cache still holds when the weights exceed it.
 template <class Cell, class T>
-PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine, bool apart,
-                        int64_t pass) {
+PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine,
+                        bool apart, int64_t pass) {
   static_assert(Cell::params == 0, "per-unit parameters are not read by the engine");
   constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
   for (int64_t i = 0; i < mine.size(); i++) {
@@ -123,9 +126,8 @@ PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* row
       step_tile<Cell, T, NV, MR, false>(layer, rows + first, block);
     };
     with_constant<widest_block<Cell>>(int(layer.blocks[block].size()), [&](auto width) {
-      for_each_tile(count, most, [&](int64_t first, int n) {
-        with_constant<most>(n, [&](auto n) { tile(width, n, first); });
-      });
+      for_each_tile(count, most,
+                    [&](int64_t first, int n) { with_constant<most>(n, [&](auto n) { tile(width, n, first); }); });
     });
   }
 }

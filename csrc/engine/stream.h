@@ -57,21 +57,19 @@ void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
   const T* old = static_cast<const T*>(stream->states) + stream->parity * B * size;
   T* next = static_cast<T*>(stream->states) + (1 - stream->parity) * B * size;
   for (int64_t b = 0; b < B; b++)
-    rows[b] = {element<T>(x, 0, b), old + b * size, next + b * size, y.data ? element<T>(y, 0, b) : next + b * size, nullptr};
+    rows[b] = {element<T>(x, 0, b), old + b * size, next + b * size, y.data ? element<T>(y, 0, b) : next + b * size,
+               nullptr};
   stream->parity = 1 - stream->parity;
 
   // A pack that a core reads from its own L2 is not worth a second core.
-  if (threads > 1 && bytes > private_pack_bytes) {
-    Schedule schedule{};
-    schedule.steps = 1;
-    schedule.max_rows = B;
-    const StepCost cost = forward_cost<Cell, T>({1, B, stream->I, stream->H}, schedule);
-    Team team(choose_grid(cost, threads).threads());
-    StreamStep<Cell, T> step{layer, rows, B, choose_grid(cost, team.size()), stream->parity};
-    team.run([](void* context, int thread, int) { static_cast<StreamStep<Cell, T>*>(context)->work(thread); }, &step);
-  } else {
-    StreamStep<Cell, T>{layer, rows, B, {1, 1}, stream->parity}.work(0);
-  }
+  Schedule schedule{};
+  schedule.steps = 1;
+  schedule.max_rows = B;
+  const StepCost cost = forward_cost<Cell, T>({1, B, stream->I, stream->H}, schedule);
+  const bool alone = threads == 1 || bytes <= private_pack_bytes;
+  Team team(alone ? 1 : choose_grid(cost, threads).threads());
+  StreamStep<Cell, T> step{layer, rows, B, alone ? Grid{1, 1} : choose_grid(cost, team.size()), stream->parity};
+  team.run([](void* context, int thread, int) { static_cast<StreamStep<Cell, T>*>(context)->work(thread); }, &step);
 }
 
 }  // namespace PYRNN_ISA_NAMESPACE
