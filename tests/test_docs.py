@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The documentation: its Python runs, its commands parse, and its table of options is the program's."""
+
+import dataclasses
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from pyrnn import cli
+from pyrnn.examples.config import Config
+
+ROOT = Path(__file__).parent.parent
+PAGES = [path for path in (ROOT / "README.md", ROOT / "docs" / "charlm.md") if path.exists()]
+CHARLM = ROOT / "docs" / "charlm.md"
+
+
+def blocks(page: Path, language: str) -> list[tuple[int, str]]:
+    """Line number and text of every fenced block of a language."""
+    text = page.read_text(encoding="utf-8")
+    fences = re.finditer(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, fence.start(1)), fence[1]) for fence in fences]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The blocks of a page in their order, as one program."""
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for line, code in blocks(page, "python"):
+        # Line numbers of a failure are those of the page.
+        exec(compile("\n" * line + code, str(page), "exec"), names)
+
+
+def test_hello_is_ten_lines() -> None:
+    (_, code), *_ = blocks(CHARLM, "python")
+    statements = [
+        line for line in code.splitlines() if line.strip() and not line.startswith(("import", "assert"))
+    ]
+    assert "hello" in code and "assert" in code and len(statements) <= 11
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_parse(page: Path) -> None:
+    commands = [
+        line.removeprefix("$ ")
+        for _, block in blocks(page, "console")
+        for line in block.splitlines()
+        if line.startswith("$ pyrnn ")
+    ]
+    assert commands or page != CHARLM
+    for command in commands:
+        cli.parser().parse_args(shlex.split(command, comments=True)[1:])
+
+
+def test_table_of_options_is_complete() -> None:
+    rows = re.findall(r"^\| `--(\w+)` \| (.+?) \|", CHARLM.read_text(encoding="utf-8"), re.MULTILINE)
+    documented = {name: default.strip("`") for name, default in rows}
+    for field in dataclasses.fields(Config):
+        assert documented.pop(field.name) == str(field.default)
+    assert set(documented) == {"text", "checkpoint", "resume", "log", "quiet", "prime", "temperature"}
