@@ -359,3 +359,25 @@ def test_what_is_kept_for_the_backward_keeps_its_arrays():
     actual = backward_arguments("gru", 3, 2, 3, 4, np.float64)
     _core.backward(saved, **actual)
     assert len(junk) == 100 and np.array_equal(actual["dweight_ih"], expected["dweight_ih"])
+
+
+def test_lengths_that_are_not_aligned():
+    lengths = np.frombuffer(b"\0" * 17, np.uint8)[1:].view(np.int64)
+    with pytest.raises(ValueError, match="lengths"):
+        _core.forward("gru", **forward_arguments("gru", 3, 2, 3, 4, np.float32), lengths=lengths)
+
+
+@pytest.mark.parametrize("option", ["mask", "resets"])
+def test_any_byte_but_zero_is_true(option):
+    """As in NumPy, where a view of other bytes may be a bool array."""
+    plain = np.array([[0, 1], [1, 1], [1, 0]], bool)
+    strange = np.array([[0, 2], [4, 128], [255, 0]], np.uint8).view(bool)
+    results = []
+    for flags in (plain, strange):
+        arguments = forward_arguments("gru", 3, 2, 3, 4, np.float32)
+        saved = _core.forward("gru", **arguments, **{option: flags}, save=True)
+        gradients = backward_arguments("gru", 3, 2, 3, 4, np.float32)
+        _core.backward(saved, **gradients)
+        results.append([arguments["y"], *arguments["state_out"], gradients["dx"], gradients["dweight_hh"]])
+    for a, b in zip(*results, strict=True):
+        assert np.array_equal(a, b)
