@@ -152,22 +152,29 @@ PYRNN_FN Vec<float> reciprocal(Vec<float> x) {
 }
 PYRNN_FN Vec<double> reciprocal(Vec<double> x) { return 1 / x; }
 
+// The lanes of a and b in turns, from lane `first` on.
+template <class T>
+PYRNN_FN Vec<T> interleave(Vec<T> a, Vec<T> b, int first) {
+#if defined(__clang__)
+  Vec<T> v;
+  PYRNN_UNROLL for (int i = 0; i < lanes<T>; i++) v[i] = i % 2 ? b[first + i / 2] : a[first + i / 2];
+  return v;
+#else
+  Vec<typename IndexOf<T>::type> index{};
+  for (int i = 0; i < lanes<T>; i++) index[i] = first + i / 2 + (i % 2) * lanes<T>;
+  return __builtin_shuffle(a, b, index);
+#endif
+}
+
 // L x L values, rows[i][j] -> rows[j][i]: log2(L) rounds that interleave the first half of the rows with the second.
 template <class T>
 PYRNN_FN void transpose(Vec<T> (&rows)[lanes<T>]) {
   constexpr int L = lanes<T>;
-  using Index = Vec<typename IndexOf<T>::type>;
-  static_assert(sizeof(Index) == sizeof(Vec<T>), "one index for each lane");
-  Index low{}, high{};
-  for (int i = 0; i < L; i++) {
-    low[i] = i / 2 + (i % 2) * L;
-    high[i] = low[i] + L / 2;
-  }
   for (int round = 1; round < L; round *= 2) {
     Vec<T> next[L];
     PYRNN_UNROLL for (int i = 0; i < L / 2; i++) {
-      next[2 * i] = __builtin_shuffle(rows[i], rows[i + L / 2], low);
-      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + L / 2], high);
+      next[2 * i] = interleave<T>(rows[i], rows[i + L / 2], 0);
+      next[2 * i + 1] = interleave<T>(rows[i], rows[i + L / 2], L / 2);
     }
     PYRNN_UNROLL for (int i = 0; i < L; i++) rows[i] = next[i];
   }
