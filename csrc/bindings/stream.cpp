@@ -233,6 +233,7 @@ class Stream {
         k.stream_step(&layers_[l].kernel, B_, in, out, threads);
         in = {state_row(layers_[l], 0, 0), 0, info().states * k.padded(H)};
       }
+      if (bytes_ > (std::size_t(256) << 10)) note_call();  // smaller ones take one thread and never ask
     }
   }
 

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <cstdlib>
 #include <fstream>
 #include <mutex>
@@ -76,6 +78,13 @@ struct alignas(64) Worker {
 };
 
 thread_local bool inside_worker = false;
+
+std::atomic<std::int64_t> last_call{0};
+
+std::int64_t nanoseconds() {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
 
 void serve(Worker* worker) {
   inside_worker = true;
@@ -177,6 +186,11 @@ int num_threads() { return thread_setting().load(std::memory_order_relaxed); }
 void set_num_threads(int threads) {
   thread_setting().store(std::clamp(threads, 1, max_threads), std::memory_order_relaxed);
 }
+
+// Measured on a Zen 5: 1.5 µs on a spinning worker, 35 µs on a parked one.
+double start_cycles() { return nanoseconds() - last_call.load(std::memory_order_relaxed) < 30'000 ? 6e3 : 140e3; }
+
+void note_call() { last_call.store(nanoseconds(), std::memory_order_relaxed); }
 
 Team::Team(int wanted) {
   if (wanted < 2 || inside_worker) return;

@@ -12,6 +12,11 @@ constexpr int max_threads = 256;
 int num_threads();
 void set_num_threads(int threads);
 
+// Cycles until the workers start on a call: they spin for a while after one and park then. A call that follows another
+// closely is worth waking them for, because they will be there for the next. note_call() marks the end of a call.
+double start_cycles();
+void note_call();
+
 // The pool, for one call. Another caller that has it, or a call from inside a worker, gets a team of one:
 // results do not depend on the number of threads, so nobody waits for a thread.
 class Team {

@@ -21,6 +21,7 @@ struct StepCost {
   double row_vector;       // cycles for one row and one vector of units
   double bytes;            // of weights read in a step
   bool apart;              // few rows: one row group, so that every thread count sums alike
+  double start;            // cycles until the other threads are there
 };
 
 // Bytes of packed weights that a core's L2 holds beside the rows. Row groups that share a pack of that size each make
@@ -31,7 +32,7 @@ PYRNN_FN int pack_copies(size_t bytes, int row_groups) { return bytes <= private
 // Estimated cycles of a call. The constants were fitted to measurements on a Zen 5 (AVX-512): a tile of one row waits
 // for the latency of its additions, weights beyond a core's L2 come at some 16 bytes a cycle, a barrier costs 0.3 µs.
 inline double estimate(const StepCost& c, Grid grid) {
-  const double l2_bytes = 900e3, bytes_per_cycle = 16, barrier = 1200, start = 6000, tile_overhead = 0.25;
+  const double l2_bytes = 900e3, bytes_per_cycle = 16, barrier = 1200, tile_overhead = 0.25;
   double tiles = 0;
   for_each_tile(ceil_div(c.rows, grid.row_groups), c.most,
                 [&](int64_t, int n) { tiles += tile_overhead + double(n < 2 && !c.apart ? 2 : n); });
@@ -41,7 +42,7 @@ inline double estimate(const StepCost& c, Grid grid) {
   double step = tiles * c.row_vector * double(c.vectors) * share;
   if (bytes > l2_bytes) step += bytes / bytes_per_cycle;
   if (grid.unit_groups > 1) step += barrier;
-  return double(c.steps) * step + (grid.threads() > 1 ? start : 0);
+  return double(c.steps) * step + (grid.threads() > 1 ? c.start : 0);
 }
 
 inline Grid choose_grid(const StepCost& c, int threads) {

@@ -361,7 +361,7 @@ struct Backward {
 };
 
 template <class Cell, class T>
-StepCost backward_cost(const Sizes& sizes, const Schedule& schedule) {
+StepCost backward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
   const double products = double(FromH<Cell>::count * sizes.H);
   const int64_t vectors = ceil_div(sizes.H, lanes<T>);
   return {schedule.steps,
@@ -371,7 +371,8 @@ StepCost backward_cost(const Sizes& sizes, const Schedule& schedule) {
           gradient_rows,
           products / 2 + 15 * Cell::slots,
           products * double(vectors) * vector_bytes,
-          false};
+          false,
+          start};
 }
 
 template <class Cell, class T>
@@ -384,17 +385,19 @@ size_t backward_workspace(const Sizes& sizes, const Schedule& schedule, int thre
 
 template <class Cell, class T>
 void backward(const BackwardArgs& args, int threads) {
-  const StepCost cost = backward_cost<Cell, T>(args.sizes, args.schedule);
-  // The products outside the loop are worth every thread once they take longer than waking it.
-  const double operations = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) *
-                            double(args.sizes.I + args.sizes.H);
-  Team team(operations > 2e6 ? threads : choose_grid(cost, threads).threads());
+  const StepCost cost = backward_cost<Cell, T>(args.sizes, args.schedule, start_cycles());
+  // The products outside the loop are worth every thread once they take some times as long as waking it. They do two
+  // multiply-adds for each entry and weight, of which a core does two vectors a cycle.
+  const double cycles = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) *
+                        double(args.sizes.I + args.sizes.H) / lanes<T>;
+  Team team(cycles > 4 * cost.start ? threads : choose_grid(cost, threads).threads());
   Backward<Cell, T> call(args, team.size());
   call.grid = choose_grid(cost, team.size());
   call.carve(args.workspace);
   for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
   team.run([](void* context, int thread, int) { static_cast<Backward<Cell, T>*>(context)->work(thread); }, &call);
   call.finish();
+  note_call();
 }
 
 }  // namespace PYRNN_ISA_NAMESPACE

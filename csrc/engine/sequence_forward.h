@@ -52,7 +52,7 @@ PYRNN_FN int64_t entries_of_group(const Schedule& schedule, int64_t i, Range min
 }
 
 template <class Cell, class T>
-StepCost forward_cost(const Sizes& sizes, const Schedule& schedule) {
+StepCost forward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
   const double products = double(FromX<Cell>::count * sizes.I + FromH<Cell>::count * sizes.H);
   const Blocks blocks = unit_blocks<Cell, T>(sizes.H);
   return {schedule.steps,
@@ -62,7 +62,8 @@ StepCost forward_cost(const Sizes& sizes, const Schedule& schedule) {
           tile_rows(Cell::slots * widest_block<Cell>),
           products / 2 + 15 * Cell::slots,
           products * double(blocks.vectors) * vector_bytes,
-          sizes.B <= few_rows};
+          sizes.B <= few_rows,
+          start};
 }
 
 template <class Cell, class T>
@@ -170,7 +171,7 @@ Memory forward_memory(const Sizes& sizes, const Schedule& schedule, int threads,
 
 template <class Cell, class T>
 void forward(const ForwardArgs& args, int threads) {
-  const StepCost cost = forward_cost<Cell, T>(args.sizes, args.schedule);
+  const StepCost cost = forward_cost<Cell, T>(args.sizes, args.schedule, start_cycles());
   Team team(choose_grid(cost, threads).threads());
   Forward<Cell, T> call(args, team.size());
   call.grid = choose_grid(cost, team.size());
@@ -178,6 +179,7 @@ void forward(const ForwardArgs& args, int threads) {
   for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
   team.run([](void* context, int thread, int) { static_cast<Forward<Cell, T>*>(context)->work(thread); }, &call);
   call.finish();
+  note_call();
 }
 
 }  // namespace PYRNN_ISA_NAMESPACE

@@ -47,11 +47,14 @@ struct StreamStep {
   }
 };
 
+// Cycles below which a step is not worth another thread, nor the question whether one is near.
+constexpr double shortest_shared_step = 20e3;
+
 // y null: the output is wanted by the next layer only, which reads it from the states.
 template <class Cell, class T>
 void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
   PackedLayer<Cell, T> layer(stream->I, stream->H);
-  const size_t bytes = layer.carve(stream->pack);
+  layer.carve(stream->pack);
   StepRow<T>* rows = static_cast<StepRow<T>*>(stream->scratch);
   const int64_t size = Cell::states * layer.padded;
   const T* old = static_cast<const T*>(stream->states) + stream->parity * B * size;
@@ -61,12 +64,12 @@ void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
                nullptr};
   stream->parity = 1 - stream->parity;
 
-  // A pack that a core reads from its own L2 is not worth a second core.
   Schedule schedule{};
   schedule.steps = 1;
   schedule.max_rows = B;
-  const StepCost cost = forward_cost<Cell, T>({1, B, stream->I, stream->H}, schedule);
-  const bool alone = threads == 1 || bytes <= private_pack_bytes;
+  StepCost cost = forward_cost<Cell, T>({1, B, stream->I, stream->H}, schedule, 0);
+  const bool alone = threads == 1 || estimate(cost, {1, 1}) < shortest_shared_step;
+  if (!alone) cost.start = start_cycles();
   Team team(alone ? 1 : choose_grid(cost, threads).threads());
   StreamStep<Cell, T> step{layer, rows, B, alone ? Grid{1, 1} : choose_grid(cost, team.size()), stream->parity};
   team.run([](void* context, int thread, int) { static_cast<StreamStep<Cell, T>*>(context)->work(thread); }, &step);
