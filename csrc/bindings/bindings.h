@@ -4,7 +4,25 @@
 
 #include <pybind11/pybind11.h>
 
+#include <cstring>
+#include <new>
+#include <string>
+
 namespace pyrnn {
+
+// A Python object can exist without its __init__ having run (Class.__new__), on memory that pybind11 then allocates
+// with this operator: it is zero there, and the object is refused.
+class Made {
+ public:
+  static void* operator new(std::size_t bytes) { return std::memset(::operator new(bytes), 0, bytes); }
+  static void operator delete(void* memory) { ::operator delete(memory); }
+  void check_made(const char* name) const {
+    if (!made_) throw pybind11::type_error(std::string(name) + ": expected an object that was made by its class");
+  }
+
+ private:
+  bool made_ = true;
+};
 
 void bind_sequence(pybind11::module_& m);
 void bind_stream(pybind11::module_& m);

@@ -16,7 +16,7 @@ namespace pyrnn {
 namespace {
 
 // What forward keeps for backward.
-struct Saved {
+struct Saved : Made {
   int cell;
   Type type;
   Sizes sizes;
@@ -45,13 +45,13 @@ std::vector<py::array> check_states(const std::string& name, const States& state
   return arrays;
 }
 
-const bool* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
+const uint8_t* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
   if (!flags) return nullptr;
   if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T ||
       flags->shape(1) != B)
     throw py::value_error(std::string(name) + ": expected a C-contiguous bool array of shape (T, B) = (" +
                           std::to_string(T) + ", " + std::to_string(B) + ")");
-  return static_cast<const bool*>(flags->data());
+  return static_cast<const uint8_t*>(flags->data());  // any byte but zero is true, as in NumPy
 }
 
 const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T, int64_t B) {
@@ -60,6 +60,8 @@ const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T,
       lengths->shape(0) != B)
     throw py::value_error("lengths: expected a contiguous int64 array of shape (B,) = (" + std::to_string(B) + ",)");
   const int64_t* data = static_cast<const int64_t*>(lengths->data());
+  if (reinterpret_cast<std::uintptr_t>(data) % sizeof(int64_t) != 0)
+    throw py::value_error("lengths: expected aligned data");
   for (int64_t b = 0; b < B; b++)
     if (data[b] < 0 || data[b] > T)
       throw py::value_error("lengths: expected numbers from 0 to T = " + std::to_string(T) + ", got " +
@@ -128,13 +130,14 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     kernels.forward(args, threads);
   }
   if (!save) return py::none();
-  return py::cast(std::unique_ptr<Saved>(new Saved{cell, type, args.sizes, std::move(*schedule), x_checked, w_ih, w_hh,
-                                                   std::move(states), std::move(gates)}));
+  return py::cast(std::unique_ptr<Saved>(new Saved{
+      {}, cell, type, args.sizes, std::move(*schedule), x_checked, w_ih, w_hh, std::move(states), std::move(gates)}));
 }
 
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
                        bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
                        const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh) {
+  saved.check_made("saved");
   const CellInfo& info = cell_info(saved.cell);
   const auto [T, B, I, H] = saved.sizes;
   const Type type = saved.type;
@@ -199,6 +202,7 @@ void bind_sequence(py::module_& m) {
       .def(
           "saved",
           [](const Saved& saved) {
+            saved.check_made("saved");
             return saved.type == float32 ? copy_gates<float>(saved) : copy_gates<double>(saved);
           },
           "The saved values of every step, (T, B, saved, H); zero where a step was not computed.");

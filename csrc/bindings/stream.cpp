@@ -14,7 +14,7 @@ namespace {
 
 using Shape = std::vector<py::ssize_t>;
 
-class Stream {
+class Stream : public Made {
  public:
   Stream(const std::string& cell, const py::list& layers, int64_t batch_size, const py::dtype& dtype)
       : cell_(find_cell(cell)), type_(type_of(dtype)), B_(batch_size), dtype_(dtype) {
@@ -118,6 +118,7 @@ class Stream {
   class Use {
    public:
     explicit Use(const Stream& stream) : in_use_(stream.in_use_) {
+      stream.check_made("stream");
       if (in_use_) throw std::runtime_error("stream: in use by another thread");
       in_use_ = true;
     }

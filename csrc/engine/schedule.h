@@ -10,8 +10,8 @@ namespace pyrnn {
 
 struct ScheduleOptions {
   const int64_t* lengths = nullptr;  // (B)
-  const bool* mask = nullptr;        // (T, B), false: the step is skipped
-  const bool* resets = nullptr;      // (T, B), true: the state is restored before the step
+  const uint8_t* mask = nullptr;     // (T, B), zero: the step is skipped
+  const uint8_t* resets = nullptr;   // (T, B), not zero: the state is restored before the step
   bool reset_to_initial = false, reverse = false;
   bool save = false;  // keep the states of every step, for backward
 };
