@@ -12,7 +12,7 @@ PEERS = ["pyrnn", "pytorch", "onnxruntime"]
 
 
 def load(path: str) -> tuple[dict, dict, float]:
-    """Times in seconds by (mode, case) and peer, operations by (mode, case), and the measured peak in GFLOP/s."""
+    """Seconds by (mode, case) and peer, operations by (mode, case), and the measured peak in GFLOP/s."""
     with open(path, encoding="utf-8") as file:
         data = json.load(file)
     times: dict = defaultdict(lambda: defaultdict(list))
@@ -36,7 +36,8 @@ def cell(values: list[float]) -> str:
 
 def tables(times: dict, flops: dict, peak: float) -> str:
     lines = [f"Measured FMA peak: {peak:.0f} GFLOP/s.", ""]
-    for mode, title in (("forward", "Forward"), ("train", "Forward + backward"), ("step", "One step per call")):
+    titles = {"forward": "Forward", "train": "Forward + backward", "step": "One step per call"}
+    for mode, title in titles.items():
         keys = [key for key in times if key[0] == mode]
         if not keys:
             continue

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers against their peers: every result is verified, then rounds of all peers alternate.
 
-    pytest benchmarks --benchmark-json=layers.json && python benchmarks/report.py layers.json
+pytest benchmarks --benchmark-json=layers.json && python benchmarks/report.py layers.json
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def adapter(peer: type, case: Case) -> object:
 
 @cache
 def expected(mode: str, case: Case) -> object:
-    """The first result of this library, against the float64 reference where that takes seconds, not minutes."""
+    """This library's first result, against the float64 reference where that takes seconds, not minutes."""
     ours = getattr(installed()[0](problem(case), THREADS), mode)()
     if mode == "forward" and case.flops < 1e9:
         params = {name: p.astype(np.float64) for name, p in problem(case).params.items()}
@@ -85,7 +85,7 @@ def test_layer(benchmark, round_, mode, case, peer):
     run = getattr(adapter(peer, case), mode)
     if round_ == 0:
         verify(run(), mode, case)
-    # The thread pools of the peers spin on for a while after a call; none of them may do so while another is timed.
+    # The peers' thread pools spin on for a while after a call; none may do so while another is timed.
     time.sleep(0.15)
     run()
     start = time.perf_counter()
