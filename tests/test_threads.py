@@ -2,6 +2,7 @@
 """Threads and processes: bitwise the same results on any number of threads, callers, forks and repeats."""
 
 import os
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -74,6 +75,17 @@ if __name__ == "__main__":
     assert results == [expected] * 4
 """
 
+#: The threads of the pool exist before the main thread blocks the signal; none of them may take it.
+SIGNALS = """
+import os, signal
+work()
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+for _ in range(20):
+    os.kill(os.getpid(), signal.SIGTERM)
+    assert signal.sigwait({signal.SIGTERM}) == signal.SIGTERM
+    work()
+"""
+
 
 def run_program(text, tmp_path, **environment):
     """Standard output of a program of its own; a hang is an error."""
@@ -95,6 +107,11 @@ def run_program(text, tmp_path, **environment):
 @pytest.mark.parametrize("program", [FORK, FORK_WHILE_BUSY], ids=["alone", "while_busy"])
 def test_fork(program, tmp_path):
     run_program(PROGRAM + program, tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(signal, "sigwait"), reason="the system has no sigwait")
+def test_signals_are_for_the_program(tmp_path):
+    run_program(PROGRAM + SIGNALS, tmp_path)
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])

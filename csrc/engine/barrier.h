@@ -31,8 +31,8 @@ struct Barrier {
       return;
     }
     // A thread that lost its core comes back after a time slice: 4,000 pauses (some 40 µs), then give the core away.
-    for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == current; spins++)
-      spins < 4000 ? pause_thread() : (void)sched_yield();
+    for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == current;)
+      spins++ < 4000 ? pause_thread() : (void)sched_yield();
   }
 };
 

@@ -19,6 +19,7 @@
 #endif
 #if !defined(_WIN32)
 #include <pthread.h>
+#include <signal.h>
 #endif
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -110,12 +111,32 @@ void serve(Worker* worker) {
   }
 }
 
+// A thread made while this lives takes no signals: those sent to the process are for the program's own threads, which
+// may wait for them with sigwait. Faults stay with the thread that has them, for faulthandler.
+class BlockSignals {
+ public:
+#if !defined(_WIN32)
+  BlockSignals() {
+    sigset_t blocked;
+    sigfillset(&blocked);
+    for (const int fault : {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGTRAP, SIGABRT}) sigdelset(&blocked, fault);
+    pthread_sigmask(SIG_SETMASK, &blocked, &before_);
+  }
+  ~BlockSignals() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+
+ private:
+  sigset_t before_;
+#endif
+};
+
 struct Pool {
   std::atomic<bool> taken{false};
   std::vector<Worker*> workers;
 
   // Workers live as long as the process: joining them at exit would need an order of destruction that nobody has.
   void grow(std::size_t count) {
+    if (workers.size() >= count) return;
+    BlockSignals block;
     while (workers.size() < count) {
       Worker* worker = new Worker;
       worker->thread = int(workers.size()) + 1;
@@ -225,8 +246,8 @@ void Team::run(void (*work)(void*, int, int), void* context) {
     FlushDenormals flush;
     work(context, 0, size_);
   }
-  for (int spins = 0; job.running.load(std::memory_order_acquire) > 0; spins++)
-    spins < 4000 ? pause_thread() : std::this_thread::yield();
+  for (int spins = 0; job.running.load(std::memory_order_acquire) > 0;)
+    spins++ < 4000 ? pause_thread() : std::this_thread::yield();
 }
 
 }  // namespace pyrnn
