@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn.layout import Array, Layout
+from pyrnn.layout import Array, Layout, Named
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -65,7 +65,7 @@ def weights(layout: Layout, params: Any, dtype: np.dtype[Any]) -> list[list[Arra
     return passes
 
 
-def weight(layout: Layout, params: Mapping[str, Any], name: str, dtype: np.dtype[Any]) -> Array:
+def weight(layout: Named, params: Mapping[str, Any], name: str, dtype: np.dtype[Any]) -> Array:
     """One parameter that is not ready as it stands: an error, or a copy the kernels can read."""
     if name not in params:
         check_names(layout, params)
@@ -77,7 +77,7 @@ def weight(layout: Layout, params: Mapping[str, Any], name: str, dtype: np.dtype
     )
 
 
-def check_names(layout: Layout, params: Mapping[str, Any]) -> None:
+def check_names(layout: Named, params: Mapping[str, Any]) -> None:
     """Refuse a set of parameters that lacks a name or has one too many."""
     for name in layout.shapes:
         if name not in params:
@@ -87,7 +87,15 @@ def check_names(layout: Layout, params: Mapping[str, Any]) -> None:
             raise ValueError(f"params: expected {layout.count} names, got {name!r} in addition")
 
 
-def state_dict(layout: Layout, state: Any) -> dict[str, Array]:
+def named_arrays(layout: Named, params: Any, dtype: np.dtype[Any]) -> dict[str, Array]:
+    """Every parameter of `layout` in `params`, checked and as the kernels read it."""
+    if not isinstance(params, Mapping):
+        raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
+    check_names(layout, params)
+    return {name: weight(layout, params, name, dtype) for name in layout.shapes}
+
+
+def state_dict(layout: Named, state: Any) -> dict[str, Array]:
     """Every parameter of `layout` in `state`, as floating-point arrays of the right shapes."""
     if not isinstance(state, Mapping):
         raise TypeError(f"state: expected a dict of arrays, got {type(state).__name__}")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -22,6 +22,38 @@ class Spec(NamedTuple):
     states: int
     from_x: int
     from_h: int
+
+
+class Named(Protocol):
+    """Names and shapes of a set of parameters, as the checks need them."""
+
+    shapes: dict[str, tuple[int, ...]]
+
+    @property
+    def count(self) -> int:
+        """How many parameters."""
+
+    def axes(self, name: str) -> str:
+        """The shape of a parameter in symbols."""
+
+
+class Shapes:
+    """Names and shapes of the parameters of anything but a stack of layers.
+
+    Parameters
+    ----------
+    named : dict
+        Shape by name, and the same in symbols: `{"weight_key": ((16, 8), "(A, Dk)")}`.
+    """
+
+    def __init__(self, named: Mapping[str, tuple[tuple[int, ...], str]]) -> None:
+        self.shapes = {name: shape for name, (shape, _) in named.items()}
+        self.symbols = {name: axes for name, (_, axes) in named.items()}
+        self.count = len(self.shapes)
+
+    def axes(self, name: str) -> str:
+        """The shape of a parameter in symbols: `(A, Dk)`."""
+        return self.symbols[name]
 
 
 class Layout:
