@@ -109,18 +109,20 @@ def state_dict(layout: Named, state: Any) -> dict[str, Array]:
     return arrays
 
 
-def lengths_of(lengths: Any, T: int, B: int, unbatched: bool) -> Array:
+def lengths_of(
+    lengths: Any, T: int, B: int, unbatched: bool, name: str = "lengths", axis: str = "T"
+) -> Array:
     """Lengths as int64 (B,); integers of any kind, 0 ≤ length ≤ T."""
     a = np.asarray(lengths)
     if a.dtype.kind not in "iu" and not (a.size == 0 and isinstance(lengths, Sequence)):
-        raise TypeError(f"lengths: expected integers, got {a.dtype}")
+        raise TypeError(f"{name}: expected integers, got {a.dtype}")
     if unbatched and a.shape == ():
         a = a[None]
     if a.shape != (B,):
-        raise wrong_shape("lengths", "(B,)", (B,), a.shape)
+        raise wrong_shape(name, "(B,)", (B,), a.shape)
     if B and not (a.min() >= 0 and a.max() <= T):
         row = int(np.argmax((a < 0) | (a > T)))
-        raise ValueError(f"lengths: expected 0 to T = {T}, got {a[row]} in row {row}")
+        raise ValueError(f"{name}: expected 0 to {axis} = {T}, got {a[row]} in row {row}")
     return np.array(a, np.int64)
 
 
@@ -183,12 +185,25 @@ def output(out: Any, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], re
         )
 
 
-def probability(name: str, value: Any) -> float:
-    """A number from 0 to 1."""
+def real(name: str, value: Any) -> float:
+    """A number, whatever its value; bools are not numbers here."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.floating | np.integer):
         raise TypeError(f"{name}: expected a number, got {type(value).__name__}")
-    if not 0 <= value <= 1:
+    return float(value)
+
+
+def probability(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    if not 0 <= real(name, value) <= 1:
         raise ValueError(f"{name}: expected a number from 0 to 1, got {value}")
+    return float(value)
+
+
+def finite(name: str, value: Any, least: float = -np.inf) -> float:
+    """A finite number of at least `least`."""
+    if not (np.isfinite(real(name, value)) and value >= least):
+        bound = "" if least == -np.inf else f" of at least {least:g}"
+        raise ValueError(f"{name}: expected a finite number{bound}, got {value}")
     return float(value)
 
 
