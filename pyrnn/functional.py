@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers as functions: arrays in, arrays out, no objects."""
+"""Recurrent layers and attention as functions: arrays in, arrays out, no objects."""
 
 from __future__ import annotations
 
@@ -9,8 +9,27 @@ import numpy as np
 
 from pyrnn import _core, stacking
 from pyrnn.checks import FLOATS
+from pyrnn.functional_attention import (
+    ATTENTION,
+    attention,
+    attention_backward,
+    attention_forward,
+    precompute,
+)
 from pyrnn.layout import Array
 from pyrnn.stacking import Backend, Gradients, Saved, State
+
+__all__ = [
+    "ATTENTION",
+    "KERNELS",
+    "attention",
+    "attention_backward",
+    "attention_forward",
+    "precompute",
+    "sequence",
+    "sequence_backward",
+    "sequence_forward",
+]
 
 KERNELS = Backend(_core.cells(), _core.forward, _core.backward, FLOATS)
 

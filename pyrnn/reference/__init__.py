@@ -2,7 +2,15 @@
 """The implementation in NumPy that the kernels are checked against: same names, same arguments."""
 
 from pyrnn.reference.cells import cells
-from pyrnn.reference.functional import sequence, sequence_backward, sequence_forward
+from pyrnn.reference.functional import (
+    attention,
+    attention_backward,
+    attention_forward,
+    precompute,
+    sequence,
+    sequence_backward,
+    sequence_forward,
+)
 from pyrnn.reference.gradcheck import gradcheck
 from pyrnn.reference.modules import GRU, LSTM, RNN, Recurrent
 
@@ -11,8 +19,12 @@ __all__ = [
     "LSTM",
     "RNN",
     "Recurrent",
+    "attention",
+    "attention_backward",
+    "attention_forward",
     "cells",
     "gradcheck",
+    "precompute",
     "sequence",
     "sequence_backward",
     "sequence_forward",

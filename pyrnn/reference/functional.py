@@ -5,16 +5,22 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn import stacking
+from pyrnn import attending, stacking
+from pyrnn.attending import Memory
 from pyrnn.checks import FLOATS
 from pyrnn.layout import Array
+from pyrnn.reference.attention import backward as attend_backward
+from pyrnn.reference.attention import forward as attend
 from pyrnn.reference.cells import cells
 from pyrnn.reference.sequence import backward, forward
 from pyrnn.stacking import Backend, Saved, State
 
 REFERENCE = Backend(cells(), forward, backward, (*FLOATS, np.dtype(np.complex128)))
 
+ATTENTION = attending.Backend(attend, attend_backward, REFERENCE.dtypes)
+
 sequence_backward = stacking.backward
+attention_backward = attending.backward
 
 
 def sequence_forward(
@@ -41,3 +47,27 @@ def sequence(
 ) -> tuple[Array, State]:
     """`pyrnn.functional.sequence` in NumPy, in float32, float64 or complex128."""
     return stacking.from_names(REFERENCE, cell, x, state, params, training, **options)[:2]
+
+
+def attention_forward(
+    query: Array, key: Array | Memory, value: Array | None = None, **options: Any
+) -> tuple[Array, Array, attending.Saved]:
+    """`pyrnn.functional.attention_forward` in NumPy, in float32, float64 or complex128."""
+    return attending.forward(ATTENTION, query, key, value, save=True, **options)
+
+
+def attention(
+    query: Array,
+    key: Array | Memory,
+    value: Array | None = None,
+    *,
+    return_weights: bool = False,
+    **options: Any,
+) -> Array | tuple[Array, Array]:
+    """`pyrnn.functional.attention` in NumPy, in float32, float64 or complex128."""
+    return attending.context(ATTENTION, query, key, value, return_weights, **options)
+
+
+def precompute(key: Array, value: Array | None = None, **options: Any) -> Memory:
+    """`pyrnn.functional.precompute` in NumPy, in float32, float64 or complex128."""
+    return attending.precompute(ATTENTION, key, value, **options)

@@ -1,0 +1,252 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Attention as functions on the kernels; `pyrnn.functional` holds them under its name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pyrnn import _core, attending
+from pyrnn.attending import Arguments, AttentionGradients, Backend, Memory, Saved
+from pyrnn.checks import FLOATS
+from pyrnn.layout import Array
+
+
+def forward(a: Arguments, save: bool) -> tuple[Array, Array, Any]:
+    """`_core.attention_forward` into new arrays."""
+    (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
+    context, weights = np.empty((B, Tq, Dv), dtype), np.empty((B, Tq, Tk), dtype)
+    options = {name: value for name, value in a._asdict().items() if name not in POSITIONAL}
+    kept = kernel("attention_forward")(
+        *(getattr(a, name) for name in POSITIONAL), context, weights, save=save, **options
+    )
+    return context, weights, (a, kept) if save else None
+
+
+def backward(saved: Any, dcontext: Array, dweights: Array | None) -> dict[str, Array]:
+    """`_core.attention_backward` into new arrays."""
+    a, kept = saved
+    grads = {name: np.empty_like(array) for name, array in a.differentiable().items()}
+    dbias = np.empty(1, a.query.dtype)
+    before, after = GRADIENTS[:4], GRADIENTS[4:]
+    kernel("attention_backward")(
+        kept, dcontext, dweights, *map(grads.get, before), dbias, *map(grads.get, after)
+    )
+    return grads | {"bias_score": dbias.reshape(())}
+
+
+def kernel(name: str) -> Any:
+    """A function of the compiled module, or NotImplementedError where it has none."""
+    if not hasattr(_core, name):
+        raise NotImplementedError("attention: this build has no kernels for it; pyrnn.reference has the same")
+    return getattr(_core, name)
+
+
+POSITIONAL = ("score", "alignment", "query", "key", "value", "weight_score", "bounds")
+GRADIENTS = (
+    *("query", "key", "value", "weight_score", "center", "previous", "coverage"),
+    *("weight_filter", "weight_location", "weight_coverage"),
+)
+
+ATTENTION = Backend(forward, backward, FLOATS)
+
+
+def attention_forward(
+    query: Array,
+    key: Array | Memory,
+    value: Array | None = None,
+    *,
+    score: str = "dot",
+    params: dict[str, Array] | None = None,
+    mask: Any = None,
+    key_lengths: Any = None,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Any = None,
+    alignment: str = "softmax",
+    local: str | None = None,
+    query_offset: int = 0,
+    previous: Array | None = None,
+    coverage: Array | None = None,
+) -> tuple[Array, Array, Saved]:
+    """Score every query against every key, align, mix the values, and keep what the backward needs.
+
+    Parameters
+    ----------
+    query : array (B, Tq, Dq), (B, Dq) for one step, or (B, heads, Tq, Dq)
+        float32 or float64; every other array has its dtype.
+    key : array (B, Tk, Dk) or (B, heads, Tk, Dk)
+        Or what `precompute` made of the keys, the values and their lengths.
+    value : array (B, Tk, Dv) or (B, heads, Tk, Dv), optional
+        The keys when None.
+    score : {"dot", "scaled_dot", "general", "cosine", "additive", "concat", "location"}
+        q·k, q·k / √Dq, q·W k, q·k / (|q| |k|), v·tanh(W_q q + W_k k + b), v·tanh(W [q; k] + b), and the
+        additive score with features of the weights before, U (filters ⋆ α).
+    params : dict of arrays, optional
+        "general": `weight` (Dq, Dk).
+        "concat": `weight` (A, Dq + Dk), `weight_score` (A,), optional `bias` (A,).
+        "additive" and "location": `weight_score` (A,), optional `weight_query` (A, Dq), `weight_key` (A, Dk)
+        (without, query and key are taken as projected), `bias` (A,), `gain` () which puts gain·v/|v| in v's
+        place; "location" also `weight_filter` (F, W), W odd, and `weight_location` (A, F).
+        `weight_coverage` (A,) with the three last adds the sum of the weights before (See et al. 2017).
+        Monotonic alignments: optional `bias_score` (), added to every score.
+        `local="p"`: `weight_position` (P, Dq), `weight_position_score` (P,).
+    mask : array, optional
+        bool, True = attend, or of the query's dtype and added to the scores (-inf = masked); broadcast to
+        (B, Tq, Tk), with heads to (B, heads, Tq, Tk), where three axes count as (B, Tq, Tk). For a query
+        without Tq also (B, Tk).
+    key_lengths : integers (B,), optional
+        Keys of each row. What lies behind, even NaN, has no influence.
+    scale : float, optional
+        What the scores are multiplied by; 1, for "scaled_dot" 1/√Dq.
+    causal : bool
+        Query i attends to the keys j ≤ n = query_offset + i only.
+    window : int or (int, int), optional
+        Query i attends to the keys n - left ≤ j ≤ n + right only.
+    alignment : {"softmax", "sparsemax", "monotonic", "hard_monotonic"}
+        How scores become weights; the last has no backward.
+    local : {None, "m", "p"}
+        Luong et al. 2015: "m" is `window` around n; "p" a window around a predicted centre
+        p = L σ(v·tanh(W q)), L the key length, where weights are multiplied by exp(-(j - p)² / 2σ²),
+        σ = window / 2.
+    query_offset : int
+        Position of the first query.
+    previous : array (B, Tk) or (B, heads, Tk), optional
+        Weights before the first query, for "location" and monotonic alignments; zeros when None, for a
+        monotonic alignment one at key 0.
+    coverage : array (B, Tk) or (B, heads, Tk), optional
+        Sum of the weights before the first query, for `weight_coverage`; zeros when None.
+
+    Returns
+    -------
+    context : array (B, Tq, Dv), (B, Dv) or (B, heads, Tq, Dv)
+    weights : array (B, Tq, Tk), (B, Tk) or (B, heads, Tq, Tk)
+        Zero, as the context, for a query that has no key.
+    saved : Saved
+        For `attention_backward`. What was read and the weights must not change until then.
+
+    Raises
+    ------
+    ValueError
+        A shape, a name or a value is wrong.
+    TypeError
+        A dtype or a kind is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrnn.functional import attention_backward, attention_forward
+    >>> query, key = np.ones((2, 4)), np.ones((2, 5, 4))
+    >>> context, weights, saved = attention_forward(query, key, score="scaled_dot", key_lengths=[5, 2])
+    >>> weights[1]
+    array([0.5, 0.5, 0. , 0. , 0. ])
+    >>> attention_backward(saved, np.ones_like(context)).key.shape
+    (2, 5, 4)
+
+    Notes
+    -----
+    Equivalent to `torch.nn.functional.scaled_dot_product_attention` for "scaled_dot", softmax and bool masks.
+    """
+    return attending.forward(
+        ATTENTION,
+        query,
+        key,
+        value,
+        score=score,
+        params=params,
+        mask=mask,
+        key_lengths=key_lengths,
+        scale=scale,
+        causal=causal,
+        window=window,
+        alignment=alignment,
+        local=local,
+        query_offset=query_offset,
+        previous=previous,
+        coverage=coverage,
+        save=True,
+    )
+
+
+def attention_backward(
+    saved: Saved, dcontext: Array | None, dweights: Array | None = None
+) -> AttentionGradients:
+    """Gradients of a scalar from its gradients with respect to what `attention_forward` returned.
+
+    Parameters
+    ----------
+    saved : Saved
+        From `attention_forward`; may be used more than once.
+    dcontext : array, as the context, or None for zeros
+    dweights : array, as the weights, or None for zeros
+        Has no influence where a key was not attended to, even when NaN.
+
+    Returns
+    -------
+    AttentionGradients
+        `query`, `key`, `value`, `params`, `previous`, `coverage`. Without a value, `key` holds the gradients
+        of both and `value` is None; `previous` and `coverage` are None when they were not given.
+
+    Raises
+    ------
+    TypeError
+        `saved` is something else, or a dtype is wrong.
+    ValueError
+        A shape is wrong, or the alignment was "hard_monotonic".
+    """
+    return attending.backward(saved, dcontext, dweights)
+
+
+def attention(
+    query: Array,
+    key: Array | Memory,
+    value: Array | None = None,
+    *,
+    score: str = "dot",
+    params: dict[str, Array] | None = None,
+    return_weights: bool = False,
+    **options: Any,
+) -> Array | tuple[Array, Array]:
+    """Attend and keep nothing; see `attention_forward`, whose arguments it takes.
+
+    Returns
+    -------
+    context : array (B, Tq, Dv), (B, Dv) or (B, heads, Tq, Dv)
+    weights : array (B, Tq, Tk), (B, Tk) or (B, heads, Tq, Tk), with `return_weights`
+    """
+    return attending.context(
+        ATTENTION, query, key, value, return_weights, score=score, params=params, **options
+    )
+
+
+def precompute(
+    key: Array,
+    value: Array | None = None,
+    *,
+    score: str = "dot",
+    params: dict[str, Array] | None = None,
+    key_lengths: Any = None,
+) -> Memory:
+    """Keys projected once, for `attention_forward` to take in place of `key`, step by step.
+
+    Parameters
+    ----------
+    key, value, score, params, key_lengths
+        As in `attention_forward`, which must be given the same score and params.
+
+    Returns
+    -------
+    Memory
+        The results and the gradients are those of the keys themselves.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrnn.functional import attention, precompute
+    >>> params = {"weight_key": np.ones((3, 4)), "weight_score": np.ones(3)}
+    >>> memory = precompute(np.ones((2, 5, 4)), score="additive", params=params)
+    >>> attention(np.ones((2, 3)), memory, score="additive", params=params).shape
+    (2, 4)
+    """
+    return attending.precompute(ATTENTION, key, value, score=score, params=params, key_lengths=key_lengths)
