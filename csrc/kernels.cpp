@@ -2,6 +2,7 @@
 // Fills the table of kernels; compiled once for each instruction set, in a namespace of its own.
 #include "kernels.h"
 
+#include "attention_kernels.h"
 #include "cells/registry.h"
 #include "engine/sequence_backward.h"
 #include "engine/sequence_forward.h"
@@ -52,12 +53,44 @@ CellInfo cell_info(const char* name) {
 }
 
 template <class Cell, class T>
+void point(int64_t H, const void* a, const void* s, void* s_new, void* save) {
+  const int64_t padded = padded_units<T>(H);
+  for (int64_t unit = 0; unit < padded; unit += lanes<T>) {
+    const auto at = [&](const void* rows, int i) { return static_cast<const T*>(rows) + i * padded + unit; };
+    Vec<T> slots[Cell::slots], state[Cell::states], next[Cell::states], saved[Cell::saved];
+    PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) slots[i] = load(at(a, i));
+    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) state[i] = load(at(s, i));
+    Cell::forward(slots, state, static_cast<const Vec<T>*>(nullptr), next, saved);
+    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(const_cast<T*>(at(s_new, i)), next[i]);
+    if (save) PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) store(const_cast<T*>(at(save, i)), saved[i]);
+  }
+}
+
+template <class Cell, class T>
+void point_backward(int64_t H, const void* save, const void* s, void* ds, void* da) {
+  const int64_t padded = padded_units<T>(H);
+  for (int64_t unit = 0; unit < padded; unit += lanes<T>) {
+    const auto at = [&](const void* rows, int i) { return static_cast<const T*>(rows) + i * padded + unit; };
+    Vec<T> slots[Cell::slots], state[Cell::states], d[Cell::states], saved[Cell::saved];
+    PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) saved[i] = load(at(save, i));
+    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) {
+      state[i] = load(at(s, i));
+      d[i] = load(at(ds, i));
+    }
+    Cell::backward(saved, state, static_cast<const Vec<T>*>(nullptr), d, slots, static_cast<Vec<T>*>(nullptr));
+    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(const_cast<T*>(at(ds, i)), d[i]);
+    PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) store(const_cast<T*>(at(da, i)), slots[i]);
+  }
+}
+
+template <class Cell, class T>
 constexpr CellKernels cell_kernels() {
   return {forward_memory<Cell, T>,       forward<Cell, T>,
           backward_workspace<Cell, T>,   backward<Cell, T>,
           stream_pack_bytes<Cell, T>,    stream_state_bytes<Cell, T>,
           stream_scratch_bytes<Cell, T>, stream_pack<Cell, T>,
-          stream_step<Cell, T>,          padded_units<T>};
+          stream_step<Cell, T>,          padded_units<T>,
+          point<Cell, T>,                point_backward<Cell, T>};
 }
 
 const Kernels& kernels() {
@@ -71,6 +104,7 @@ const Kernels& kernels() {
   t.cell_count++;
     PYRNN_CELLS(PYRNN_ENTRY)
 #undef PYRNN_ENTRY
+    fill_attention(t);
     t.activation[float32] = activation<float>;
     t.activation[float64] = activation<double>;
     t.fma_burst[float32] = fma_burst<float>;

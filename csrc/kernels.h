@@ -98,13 +98,112 @@ struct CellKernels {
                       const void* bias_hh, void* pack);
   void (*stream_step)(StreamLayer* layer, int64_t B, View x, View y, int threads);
   int64_t (*padded)(int64_t H);  // distance between the units' rows in `states` and `gates`
+  // The cell itself for one sequence: rows of padded(H) units, `slots`, `states` and `saved` of them.
+  void (*point)(int64_t H, const void* a, const void* s, void* s_new, void* save);
+  void (*point_backward)(int64_t H, const void* save, const void* s, void* ds, void* da);
 };
+
+// Attention: scores of every query with every key, weights from the scores of a query, and the weighted sum of values.
+struct AttentionSizes {
+  int64_t B, Tq, Tk, D, Dv;  // sequences, queries, keys; features of queries and keys, and of values
+};
+
+enum Alignment { align_softmax, align_sparsemax, align_monotonic, align_hard_monotonic, alignment_count };
+
+// What the weights before a query add to the scores of an additive score: w_d tanh(q_d + k_d + Σ_f U_df·x_f), where x
+// is the weights of the query before, filtered (location), and the sum of all before (coverage).
+struct History {
+  int64_t filters, width;     // of the location features; 0 without
+  const void* filter;         // (filters, width)
+  const void* location;       // (D, filters)
+  const void* coverage;       // (D); null without
+  const void* coverage_from;  // (B, Tk), the sum before the first query; null: zero
+};
+
+// Every array is C-contiguous. What is marked * may be null.
+struct AttentionArgs {
+  AttentionSizes sizes;
+  int32_t alignment;
+  const void *query, *key, *value;  // (B, Tq, D), (B, Tk, D), (B, Tk, Dv)
+  const void* weight_score;         // (D); * for scores without weights
+  const int64_t* bounds;            // (B, Tq, 2): the first key of a query and the one after its last
+  const uint8_t* mask;              // (B, Tq, Tk), zero: not attended *
+  const void* bias;                 // (B, Tq, Tk), added to the scores *
+  const void* center;               // (B, Tq): weights are multiplied by e^(-(j - center)²/2σ²) *
+  double scale, sigma;
+  const void* previous;  // (B, Tk): the weights before the first query; * zero, for monotonic one at the first key
+  History history;
+  void *context, *weights;  // (B, Tq, Dv), (B, Tq, Tk)
+  void* kept;               // (B, Tq, Tk), for backward: p of a monotonic alignment, weights before the Gaussian *
+  void *query_size, *key_size;  // (B, Tq), (B, Tk), for backward: max |q_d| of each row, or 1/|q| for unit rows
+  void* workspace;
+};
+
+struct AttentionGradients {
+  const void *dcontext, *dweights;     // dweights *
+  void *dquery, *dkey, *dvalue;
+  void* dweight_score;                 // (D); * for scores without weights
+  void* dbias;                         // (1): the sum over all pairs
+  void* dcenter;                       // (B, Tq) *
+  void *dprevious, *dcoverage_from;    // (B, Tk) *
+  void *dfilter, *dlocation, *dcoverage;  // of the history *
+};
+
+// A decoder: a cell that attends to a memory at every step, the whole sequence in one call.
+//   query_previous 0: s_t = cell([x_t; feed_{t-1}], s_{t-1}), c_t = attention(h_t)
+//                  1: c_t = attention(h_{t-1}), s_t = cell([x_t; c_t], s_{t-1})
+//   out_t = tanh(W [c_t; h_t] + b), or [c_t; h_t] without W; feed_t = out_t with W, else c_t
+// Arrays are C-contiguous; what is marked * may be null.
+struct DecoderArgs {
+  AttentionArgs attention;  // of B·T queries; query, context and weights are written by the loop
+  const CellInfo* cell;
+  const CellKernels* kernels;
+  int64_t I, H, O, fed;  // inputs, units, outputs, what the cell reads beside x
+  int32_t query_previous;
+  const void* x;                                         // (B, T, I)
+  const void* state[max_states];                         // (B, H)
+  const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // as of a layer with I + fed inputs; biases *
+  const void *weight_query, *bias_query;                  // (D, H), (D) * identity
+  const void *weight_attention, *bias_attention;          // (O, M + H), (O) *
+  const void* feed;                                       // (B, fed) * zero
+  void* outputs;                                          // (B, T, O)
+  void* state_out[max_states];                            // (B, H)
+  void *states, *gates;  // (T + 1, B, states, padded), (T, B, saved, padded); gates * in inference
+  void* workspace;
+};
+
+struct DecoderGradients {
+  AttentionGradients attention;  // dcontext and dquery are written by the loop
+  const void* doutputs;          // (B, T, O) *
+  const void* dstate[max_states];  // (B, H) *
+  void *dx, *dfeed;              // (B, T, I), (B, fed); dfeed *
+  void* dstate_out[max_states];
+  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh;
+  void *dweight_query, *dbias_query, *dweight_attention, *dbias_attention;
+};
+
+struct AttentionKernels {
+  size_t (*forward_workspace)(const AttentionArgs&, int threads);
+  void (*forward)(const AttentionArgs&, int threads);
+  size_t (*backward_workspace)(const AttentionArgs&, int threads);
+  void (*backward)(const AttentionArgs&, const AttentionGradients&, int threads);
+  size_t (*decoder_forward_workspace)(const DecoderArgs&, int threads);
+  void (*decoder_forward)(const DecoderArgs&, int threads);
+  size_t (*decoder_backward_workspace)(const DecoderArgs&, const DecoderGradients&, int threads);
+  void (*decoder_backward)(const DecoderArgs&, const DecoderGradients&, int threads);
+};
+
+constexpr int max_scores = 16;
 
 struct Kernels {
   const char* isa;
   int cell_count;
   CellInfo info[max_cells];
   CellKernels cell[max_cells][type_count];
+  int score_count;
+  const char* score[max_scores];
+  bool weighted[max_scores];
+  AttentionKernels attention[max_scores][type_count];
   void (*activation[type_count])(int which, const void* x, void* y, int64_t n);
   double (*fma_burst[type_count])(int64_t rounds);  // floating-point operations done; for the measured peak
 };

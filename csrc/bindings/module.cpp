@@ -10,4 +10,5 @@ PYBIND11_MODULE(_core, m) {
   pyrnn::bind_cells(m);
   pyrnn::bind_sequence(m);
   pyrnn::bind_stream(m);
+  pyrnn::bind_attention(m);
 }

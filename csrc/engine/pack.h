@@ -13,21 +13,21 @@ PYRNN_FN int64_t panel_offset(const Blocks& blocks, int64_t block, int64_t K, in
   return blocks[block].begin * lanes<T> * K * slots;
 }
 
-// One vector column of a panel: out[k·stride + i] = weight[i][k] for `units` <= L rows of K numbers, zero beyond.
+// One vector column of a panel: out[k·stride + i] = weight[i·row + k] for `units` <= L rows of K numbers, zero beyond.
 template <class T>
-PYRNN_FN void pack_column(const T* weight, int64_t units, int64_t K, T* out, int64_t stride) {
+PYRNN_FN void pack_column(const T* weight, int64_t row, int64_t units, int64_t K, T* out, int64_t stride) {
   constexpr int L = lanes<T>;
   int64_t k = 0;
   if (units == L) {
     for (; k + L <= K; k += L) {
       Vec<T> square[L];
-      PYRNN_UNROLL for (int i = 0; i < L; i++) square[i] = load_unaligned(weight + i * K + k);
+      PYRNN_UNROLL for (int i = 0; i < L; i++) square[i] = load_unaligned(weight + i * row + k);
       transpose<T>(square);
       PYRNN_UNROLL for (int i = 0; i < L; i++) store(out + (k + i) * stride, square[i]);
     }
   }
   for (; k < K; k++)
-    for (int i = 0; i < L; i++) out[k * stride + i] = i < units ? weight[i * K + k] : T(0);
+    for (int i = 0; i < L; i++) out[k * stride + i] = i < units ? weight[i * row + k] : T(0);
 }
 
 // For forward: weight (slots·H, K) -> [block][k][slot][units of the block].
@@ -39,7 +39,7 @@ void pack_slots(const T* weight, int slots, int64_t K, const Blocks& blocks, Ran
     T* panel = pack + panel_offset<T>(blocks, b, K, slots);
     for (int s = 0; s < slots; s++)
       for (int64_t i = v.begin; i < v.end; i++)
-        pack_column(weight + (s * blocks.units + i * L) * K, smaller(L, blocks.units - i * L), K,
+        pack_column(weight + (s * blocks.units + i * L) * K, K, smaller(L, blocks.units - i * L), K,
                     panel + (s * v.size() + i - v.begin) * L, slots * v.size() * L);
   }
 }

@@ -1,0 +1,228 @@
+// SPDX-License-Identifier: Apache-2.0
+// What forward and backward of attention share: the pieces of work that threads take, and the weighted sums of rows.
+#pragma once
+
+#include "../kernels.h"
+#include "align.h"
+#include "barrier.h"
+#include "gemm.h"
+#include "parallel.h"
+#include "score_tile.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// Pieces of work that differ in size: a thread takes the next one when it is done. No piece depends on who does it.
+struct alignas(128) Queue {
+  int64_t next = 0;
+  template <class Work>
+  PYRNN_FN void run(int64_t pieces, const Work& work) {
+    for (;;) {
+      const int64_t piece = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
+      if (piece >= pieces) return;
+      work(piece);
+    }
+  }
+};
+
+// A range of queries and a range of keys of one sequence: (B · query_parts · key_parts) pieces.
+struct Pieces {
+  int64_t B, Tq, Tk, query_parts, key_parts;
+  PYRNN_FN int64_t count() const { return B * query_parts * key_parts; }
+  PYRNN_FN int64_t batch(int64_t piece) const { return piece / (query_parts * key_parts); }
+  PYRNN_FN int64_t query_part(int64_t piece) const { return piece / key_parts % query_parts; }
+  PYRNN_FN int64_t key_part(int64_t piece) const { return piece % key_parts; }
+  PYRNN_FN Range queries(int64_t piece) const { return part(Tq, query_part(piece), query_parts); }
+  PYRNN_FN Range keys(int64_t piece) const { return part(Tk, key_part(piece), key_parts); }
+  PYRNN_FN int64_t most_queries() const { return ceil_div(Tq, query_parts); }
+  PYRNN_FN int64_t most_keys() const { return ceil_div(Tk, key_parts); }
+};
+
+// Rows that fit into a core's L2 with room to spare; a few pieces for each thread, of eight rows at least.
+inline Pieces cut_pieces(const AttentionSizes& s, int64_t row_bytes, int threads) {
+  const int64_t rows = larger(16, (384 << 10) / larger(row_bytes, 1));
+  Pieces p{s.B, s.Tq, s.Tk, 1, 1};
+  p.query_parts = larger(1, ceil_div(s.Tq, smaller(64, larger(8, rows / 2))));
+  p.key_parts = larger(1, ceil_div(s.Tk, rows - smaller(p.most_queries(), rows / 2)));
+  while (threads > 1 && p.count() < 4 * threads) {
+    const bool keys = p.most_keys() >= p.most_queries();
+    if ((keys ? p.most_keys() : p.most_queries()) < 16) break;
+    (keys ? p.key_parts : p.query_parts) *= 2;
+  }
+  return p;
+}
+
+// The pieces of work on whole rows; rows that depend on the row before stay together.
+inline Pieces row_pieces(const AttentionSizes& s, int alignment, bool history, int threads) {
+  Pieces p{s.B, s.Tq, s.Tk, 1, 1};
+  if (history || alignment == align_monotonic || alignment == align_hard_monotonic) return p;
+  while (threads > 1 && p.count() < 4 * threads && p.most_queries() >= 16) p.query_parts *= 2;
+  return p;
+}
+
+// Estimated cycles of the scores: the bound of an AVX-512 core, and what it reads of new memory.
+template <class Score, class T>
+double pair_cycles(const AttentionSizes& s) {
+  const double vectors = double(s.B) * double(ceil_div(s.D, lanes<T>));
+  return vectors * (double(s.Tq * s.Tk) * (Score::product ? 0.5 : 2.5) + double(s.Tq + s.Tk) * 6) +
+         double(s.B * s.Tk) * double(ceil_div(s.Dv, lanes<T>)) * (double(s.Tq) / 2 + 4);
+}
+
+PYRNN_FN Range row_bounds(const AttentionArgs& args, int64_t row) {
+  const int64_t end = larger(0, smaller(args.bounds[2 * row + 1], args.sizes.Tk));
+  return {smaller(larger(args.bounds[2 * row], 0), end), end};
+}
+
+// The keys that some of the queries attend to lie within this range, cut to `keys`.
+PYRNN_FN Range attended(const int64_t* bounds, Range queries, Range keys) {
+  Range range{keys.end, keys.begin};
+  for (int64_t i = queries.begin; i < queries.end; i++) {
+    const int64_t from = larger(bounds[2 * i], keys.begin), to = smaller(bounds[2 * i + 1], keys.end);
+    if (from >= to) continue;
+    range = {smaller(range.begin, from), larger(range.end, to)};
+  }
+  return range.begin < range.end ? range : Range{keys.begin, keys.begin};
+}
+
+// Scores, or products of gradients with values, of a block of queries with a block of keys.
+template <class Score, class T>
+struct ScoreBlock {
+  const T *queries, *keys;          // prepared rows
+  int64_t query_stride, key_stride;
+  const T* weight;  // whole vectors
+  int64_t padded;
+
+  // put(first query, queries, first key, keys, sums) for tiles of queries [0, nq) and keys [0, nk), where wanted(the
+  // same); sums[a·tile_keys + b] is that of query a and key b of the tile.
+  template <class Wanted, class Put>
+  PYRNN_FN void run(int64_t nq, int64_t nk, const Wanted& wanted, const Put& put) const {
+    for (int64_t j = 0; j < nk; j += tile_keys) {
+      const int n = int(smaller(tile_keys, nk - j));
+      const T* k[tile_keys];
+      for (int i = 0; i < tile_keys; i++) k[i] = keys + smaller(j + i, nk - 1) * key_stride;
+      for_each_tile(nq, tile_queries, [&](int64_t first, int m) {
+        if (!wanted(first, m, j, n)) return;
+        // Three queries take the tile of four.
+        const T* q[tile_queries];
+        for (int i = 0; i < tile_queries; i++) q[i] = queries + (first + smaller(i, m - 1)) * query_stride;
+        T sums[tile_queries * tile_keys];
+        if (m == 1)
+          score_tile<Score, T, 1>(q, k, weight, padded, sums);
+        else if (m == 2)
+          score_tile<Score, T, 2>(q, k, weight, padded, sums);
+        else
+          score_tile<Score, T, tile_queries>(q, k, weight, padded, sums);
+        put(first, m, j, n, sums);
+      });
+    }
+  }
+};
+
+// Vectors of columns that a panel has, rows that a tile of sums has.
+constexpr int panel_vectors = 4, sum_rows = vector_registers == 32 ? 6 : 3;
+
+// A block of columns of rows row(0) .. row(K - 1) as a panel [row][vectors of the block], zeros past the end; tells
+// whether every number is finite.
+template <class T, class Row>
+PYRNN_FN bool pack_panel(const Row& row, int64_t first, int64_t K, int64_t columns, int vectors, T* panel) {
+  constexpr int L = lanes<T>;
+  Vec<T> zero{};  // x - x is zero unless x is infinite or not a number
+  for (int64_t k = 0; k < K; k++) {
+    const T* from = row(k) + first;
+    for (int v = 0; v < vectors; v++, panel += L) {
+      const Vec<T> x = load_tail(from + v * L, columns - v * L);
+      zero += x - x;
+      store(panel, x);
+    }
+  }
+  bool finite = true;
+  for (int i = 0; i < L; i++) finite = finite && zero[i] == 0;
+  return finite;
+}
+
+// out[m][c] = Σ_k w(m, k) · panel[k][c] for one block of columns, or added to it. Careful: a weight of zero takes no
+// part, whatever the panel holds there.
+template <class T, int NV, int MR, bool careful, class Weight>
+PYRNN_FN void sum_tile(const Weight& w, int64_t K, const T* panel, T* const* out, int64_t columns, bool add) {
+  constexpr int L = lanes<T>;
+  Vec<T> a[MR][NV] = {};
+  for (int64_t k = 0; k < K; k++, panel += NV * L) {
+    Vec<T> b[NV];
+    PYRNN_UNROLL for (int v = 0; v < NV; v++) b[v] = load(panel + v * L);
+    PYRNN_UNROLL for (int m = 0; m < MR; m++) {
+      const T weight = w(m, k);
+      if (careful && weight == 0) continue;
+      PYRNN_UNROLL for (int v = 0; v < NV; v++) a[m][v] += broadcast(weight) * b[v];
+    }
+  }
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++) {
+    const int64_t n = columns - v * L;
+    store_tail(out[m] + v * L, add ? load_tail(out[m] + v * L, n) + a[m][v] : a[m][v], n);
+  }
+}
+
+// One block of columns of out(m) = Σ_k w(m, k) · panel[k] for m < M, in tiles.
+template <bool careful, class T, class Weight, class Out>
+PYRNN_FN void sum_block(int64_t M, int64_t K, const Weight& w, const T* panel, int vectors, int64_t columns,
+                        const Out& out, bool add) {
+  for_each_tile(M, sum_rows, [&](int64_t m, int n) {
+    T* to[sum_rows];
+    for (int i = 0; i < n; i++) to[i] = out(m + i);
+    const auto weight = [&](int i, int64_t k) { return w(m + i, k); };
+    with_constant<panel_vectors>(vectors, [&](auto v) {
+      with_constant<sum_rows>(n, [&](auto r) {
+        sum_tile<T, decltype(v)::value, decltype(r)::value, careful>(weight, K, panel, to, columns, add);
+      });
+    });
+  });
+}
+
+// out (M, C) = w · rows, with w(m, k) for m < M, k < K and row(k) of C numbers; columns in blocks of panel_vectors
+// vectors, those in `blocks`. `panel` has room for K rows of a panel.
+template <class T, class Weight, class Row>
+PYRNN_FN void weighted_sums(int64_t M, int64_t K, const Weight& w, const Row& row, int64_t C, Range blocks, T* panel,
+                            T* out, int64_t out_stride) {
+  constexpr int width = panel_vectors * lanes<T>;
+  for (int64_t block = blocks.begin; block < blocks.end; block++) {
+    const int64_t first = block * width, columns = smaller(width, C - first);
+    const int vectors = int(ceil_div(columns, lanes<T>));
+    const auto to = [&](int64_t m) { return out + m * out_stride + first; };
+    if (pack_panel(row, first, K, columns, vectors, panel))
+      sum_block<false>(M, K, w, panel, vectors, columns, to, false);
+    else
+      sum_block<true>(M, K, w, panel, vectors, columns, to, false);
+  }
+}
+
+// out = Σ_k w(k) · row(k) over C columns for a single row of weights: nothing is packed, a weight of zero takes no part.
+template <class T, class Weight, class Row>
+PYRNN_FN void weighted_sum(int64_t K, const Weight& w, const Row& row, int64_t C, T* out) {
+  constexpr int L = lanes<T>, NV = 8;
+  for (int64_t first = 0; first < C; first += NV * L) {
+    Vec<T> a[NV] = {};
+    if (C - first >= NV * L) {
+      for (int64_t k = 0; k < K; k++) {
+        const T weight = w(k);
+        if (weight == 0) continue;
+        const T* from = row(k) + first;
+        PYRNN_UNROLL for (int v = 0; v < NV; v++) a[v] += broadcast(weight) * load_unaligned(from + v * L);
+      }
+    } else {
+      for (int64_t k = 0; k < K; k++) {
+        const T weight = w(k);
+        if (weight == 0) continue;
+        const T* from = row(k) + first;
+        for (int v = 0; first + v * L < C; v++) a[v] += broadcast(weight) * load_tail(from + v * L, C - first - v * L);
+      }
+    }
+    for (int v = 0; v < NV && first + v * L < C; v++) store_tail(out + first + v * L, a[v], C - first - v * L);
+  }
+}
+
+template <class T>
+PYRNN_FN int64_t column_blocks(int64_t C) {
+  return ceil_div(C, panel_vectors * lanes<T>);
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

@@ -1,0 +1,400 @@
+// SPDX-License-Identifier: Apache-2.0
+// Attention, backward: the gradient of the weights, row by row that of the scores, then what they give to queries, keys
+// and values. A thread owns outputs, never a part of a sum.
+#pragma once
+
+#include "../scores/dot.h"
+#include "attention_forward.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// Vectors of features whose panels are prepared together: four lines of memory of every row.
+constexpr int slice_vectors = 4;
+
+template <class Score, class T>
+struct AttentionBackward {
+  static constexpr int L = lanes<T>;
+  const AttentionArgs& args;
+  const AttentionGradients& g;
+  int threads;
+  AttentionSizes s = args.sizes;
+  int64_t padded = round_up(s.D, L), value_padded = round_up(s.Dv, L);
+  Pieces pieces = cut_pieces(s, value_padded * int64_t(sizeof(T)), threads);
+  Pieces rows = row_pieces(s, args.alignment, has_history(), threads);
+  // Pieces of a sequence for the gradients of values, and of queries and keys: parts of their features.
+  int64_t value_parts = feature_parts(column_blocks<T>(s.Dv)), parts = feature_parts(ceil_div(s.D, slice_vectors * L));
+
+  T* ds;  // (B, Tq, Tk): of the weights, then of the scores before the scale
+  T* partial;  // (B, padded): of weight_score, sequence by sequence
+  T* row_sums;  // (B, Tq): of ds
+  PerThread<T> query_rows, value_rows, panel, carry, scratch;
+  HistoryBackward<T> history;
+  Queue* queue;  // one for each stage
+  Barrier* barrier;
+
+  AttentionBackward(const AttentionArgs& args, const AttentionGradients& g, int threads)
+      : args(args), g(g), threads(threads) {}
+
+  PYRNN_FN bool has_history() const { return args.history.filters > 0 || args.history.coverage; }
+  PYRNN_FN int64_t feature_parts(int64_t blocks) const {
+    return larger(1, smaller(blocks, ceil_div(threads > 1 ? 4 * threads : 1, larger(s.B, 1))));
+  }
+  PYRNN_FN int64_t row(int64_t b, int64_t i) const { return b * s.Tq + i; }
+  PYRNN_FN const T* weights_row(int64_t at) const { return static_cast<const T*>(args.weights) + at * s.Tk; }
+
+  size_t carve(void* memory) {
+    Carver carver{static_cast<char*>(memory)};
+    ds = carver.take<T>(s.B * s.Tq * s.Tk);
+    partial = carver.take<T>(Score::weighted && !has_history() ? s.B * padded : 0);
+    row_sums = carver.take<T>(s.B * s.Tq);
+    query_rows = carver.take_per_thread<T>(threads, pieces.most_queries() * value_padded);
+    value_rows = carver.take_per_thread<T>(threads, pieces.most_keys() * value_padded);
+    panel = carver.take_per_thread<T>(threads, larger(larger(s.Tk, s.Tq) * panel_vectors * L,
+                                                      slice_vectors * L * (s.Tq + 2 * s.Tk)));
+    carry = carver.take_per_thread<T>(threads, 2 * s.Tk);
+    scratch = carver.take_per_thread<T>(threads, 2 * s.Tk);
+    if (has_history()) history.carve_all(carver, args, threads);
+    queue = carver.take<Queue>(4);
+    barrier = carver.take<Barrier>(1);
+    return carver.used;
+  }
+
+  void prepare() {
+    for (int i = 0; i < 4; i++) queue[i] = Queue{};
+    *barrier = Barrier{};
+    if (has_history()) history.prepare();
+  }
+
+  PYRNN_FN bool pair_wanted(int64_t at, int64_t j) const {
+    return j >= args.bounds[2 * at] && j < args.bounds[2 * at + 1] && (!args.mask || args.mask[at * s.Tk + j]);
+  }
+
+  // What the context says of the weights: ds_ij = dcontext_i · value_j, for the pairs that there are.
+  void products(int thread, int64_t piece) const {
+    const int64_t b = pieces.batch(piece);
+    const Range queries = pieces.queries(piece);
+    const Range keys = attended(args.bounds + row(b, 0) * 2, queries, pieces.keys(piece));
+    const T* dcontext = static_cast<const T*>(g.dcontext) + row(b, queries.begin) * s.Dv;
+    const T* value = static_cast<const T*>(args.value) + (b * s.Tk + keys.begin) * s.Dv;
+    T *q_rows = query_rows[thread], *v_rows = value_rows[thread];
+    if (s.Dv % L != 0) {
+      for (int64_t i = 0; i < queries.size(); i++)
+        prepare_row<Dot>(dcontext + i * s.Dv, s.Dv, q_rows + i * value_padded);
+      for (int64_t j = 0; j < keys.size(); j++)
+        prepare_row<Dot>(value + j * s.Dv, s.Dv, v_rows + j * value_padded);
+    }
+    const ScoreBlock<Dot, T> block{s.Dv % L ? q_rows : dcontext, s.Dv % L ? v_rows : value, value_padded,
+                                   value_padded, nullptr, value_padded};
+    block.run(
+        queries.size(), keys.size(),
+        [&](int64_t first, int m, int64_t j, int n) {
+          for (int a = 0; a < m; a++)
+            for (int c = 0; c < n; c++)
+              if (pair_wanted(row(b, queries.begin + first + a), keys.begin + j + c)) return true;
+          return false;
+        },
+        [&](int64_t first, int m, int64_t j, int n, const T* sums) {
+          for (int a = 0; a < m; a++)
+            for (int c = 0; c < n; c++)
+              ds[row(b, queries.begin + first + a) * s.Tk + keys.begin + j + c] = sums[a * tile_keys + c];
+        });
+  }
+
+  // From the gradient of the weights of a row to that of its scores. `more` is what later rows say of these weights,
+  // null: nothing; `before` gets what this row says of the weights of the row before.
+  void unalign(int64_t b, int64_t i, const T* more, T* before, T* scratch) const {
+    const int64_t at = row(b, i), Tk = s.Tk;
+    const Range keys = row_bounds(args, at);
+    T* d = ds + at * Tk;
+    const T* dweights = g.dweights ? static_cast<const T*>(g.dweights) + at * Tk : nullptr;
+    const T* bias = args.bias ? static_cast<const T*>(args.bias) + at * Tk : nullptr;
+    const uint8_t* mask = args.mask ? args.mask + at * Tk : nullptr;
+    for (int64_t j = 0; j < keys.begin; j++) d[j] = 0;
+    for (int64_t j = keys.end; j < Tk; j++) d[j] = 0;
+    for (int64_t j = keys.begin; j < keys.end; j++) {
+      const bool pair = (!mask || mask[j]) && !(bias && bias[j] == masked_score<T>());
+      d[j] = pair ? d[j] + (dweights ? dweights[j] : T(0)) + (more ? more[j] : T(0)) : T(0);
+    }
+    const T* w = weights_row(at);
+    if (args.center) {
+      const T center = static_cast<const T*>(args.center)[at], sigma = T(args.sigma);
+      T sum = 0;
+      for (int64_t j = keys.begin; j < keys.end; j++) sum += w[j] == 0 ? T(0) : d[j] * w[j] * (T(j) - center);
+      static_cast<T*>(g.dcenter)[at] = sum / (sigma * sigma);
+      gaussian_row(d + keys.begin, keys, center, sigma);
+    }
+    const T* kept = args.kept ? static_cast<const T*>(args.kept) + at * Tk : nullptr;
+    const T* p = args.center ? kept : w;
+    if (args.alignment == align_softmax) {
+      softmax_row_backward(p + keys.begin, d + keys.begin, keys.size());
+    } else if (args.alignment == align_sparsemax) {
+      sparsemax_row_backward(p + keys.begin, d + keys.begin, keys.size());
+    } else {
+      const T* previous = i > 0 ? w - Tk : static_cast<const T*>(args.previous);
+      if (i == 0 && previous) previous += b * Tk;
+      monotonic_row_backward(kept, previous, d, scratch, scratch + Tk, before, Tk);
+      for (int64_t j = 0; j < Tk; j++) d[j] = kept[j] == 0 ? T(0) : scratch[Tk + j] * kept[j] * (1 - kept[j]);
+    }
+    T sum = 0;
+    for (int64_t j = keys.begin; j < keys.end; j++) {
+      sum += d[j];
+      d[j] *= T(args.scale);
+    }
+    row_sums[at] = sum;
+  }
+
+  void unalign_rows(int thread, int64_t piece) const {
+    const int64_t b = rows.batch(piece), Tk = s.Tk;
+    const Range queries = rows.queries(piece);
+    if (!has_history() && args.alignment != align_monotonic) {
+      for (int64_t i = queries.begin; i < queries.end; i++) unalign(b, i, nullptr, nullptr, scratch[thread]);
+      return;
+    }
+    // more: of the weights of the query at hand, before: of the query before it.
+    T *more = carry[thread], *before = more + Tk;
+    for (int64_t j = 0; j < Tk; j++) more[j] = 0;
+    if (has_history()) history.begin(thread, b);
+    for (int64_t i = s.Tq - 1; i >= 0; i--) {
+      for (int64_t j = 0; j < Tk; j++) before[j] = 0;
+      unalign(b, i, more, before, scratch[thread]);
+      if (has_history())
+        history.row(thread, b, i, ds + row(b, i) * Tk, static_cast<T*>(g.dquery) + row(b, i) * s.D, before);
+      // All later queries have the coverage of this one's weights, the first has none.
+      if (args.history.coverage && i > 0)
+        for (int64_t j = 0; j < Tk; j++) before[j] += history.coverage_gradient[thread][j];
+      T* swap = more;
+      more = before;
+      before = swap;
+    }
+    if (has_history()) history.end(thread, b, static_cast<T*>(g.dkey));
+    for (int64_t j = 0; j < Tk; j++) {
+      if (g.dprevious) static_cast<T*>(g.dprevious)[b * Tk + j] = more[j];
+      if (g.dcoverage_from) static_cast<T*>(g.dcoverage_from)[b * Tk + j] = history.coverage_gradient[thread][j];
+    }
+  }
+
+  // Rows of keys or values that no query attends to have no gradient.
+  PYRNN_FN void clear_rows(T* out, int64_t columns, int64_t b, Range keys, Range blocks, int64_t width) const {
+    const int64_t from = blocks.begin * width, to = smaller(blocks.end * width, columns);
+    for (int64_t j = 0; j < s.Tk; j++) {
+      if (j >= keys.begin && j < keys.end) continue;
+      T* row = out + (b * s.Tk + j) * columns;
+      for (int64_t c = from; c < to; c++) row[c] = 0;
+    }
+  }
+
+  void values(int thread, int64_t piece) const {
+    const int64_t b = piece / value_parts;
+    const Range blocks = part(column_blocks<T>(s.Dv), piece % value_parts, value_parts);
+    const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
+    T* dvalue = static_cast<T*>(g.dvalue);
+    const T* w = weights_row(row(b, 0)) + keys.begin;
+    clear_rows(dvalue, s.Dv, b, keys, blocks, panel_vectors * L);
+    const T* dcontext = static_cast<const T*>(g.dcontext) + row(b, 0) * s.Dv;
+    weighted_sums<T>(
+        keys.size(), s.Tq, [&](int64_t j, int64_t i) { return w[i * s.Tk + j]; },
+        [&](int64_t i) { return dcontext + i * s.Dv; }, s.Dv, blocks, panel[thread],
+        dvalue + (b * s.Tk + keys.begin) * s.Dv, s.Dv);
+  }
+
+  // A score that is a product: dquery = ds · key, dkey = dsᵀ · query, over one part of the features.
+  void product_features(int thread, int64_t piece) const {
+    const int64_t b = piece / parts;
+    const Range blocks = part(column_blocks<T>(s.D), piece % parts, parts);
+    const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
+    const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
+    const T* key = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
+    const T* query = static_cast<const T*>(args.query) + row(b, 0) * s.D;
+    const T* q_size = static_cast<const T*>(args.query_size) + row(b, 0);
+    const T* k_size = static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin;
+    const auto of_key = [&](int64_t j) { return Score::unit_rows ? k_size[j] : T(1); };
+    const auto of_query = [&](int64_t i) { return Score::unit_rows ? q_size[i] : T(1); };
+    weighted_sums<T>(
+        s.Tq, keys.size(), [&](int64_t i, int64_t j) { return gradient[i * s.Tk + j] * of_key(j); },
+        [&](int64_t j) { return key + j * s.D; }, s.D, blocks, panel[thread],
+        static_cast<T*>(g.dquery) + row(b, 0) * s.D, s.D);
+    clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, blocks, panel_vectors * L);
+    weighted_sums<T>(
+        keys.size(), s.Tq, [&](int64_t j, int64_t i) { return gradient[i * s.Tk + j] * of_query(i); },
+        [&](int64_t i) { return query + i * s.D; }, s.D, blocks, panel[thread],
+        static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D, s.D);
+  }
+
+  // The gradient of x/|x| to that of x: (d - u (u·d)) / |x|, with u = x/|x|.
+  void unit_row(const T* x, T inverse, T* d) const {
+    T along = 0;
+    for (int64_t i = 0; i < s.D; i++) along += x[i] * inverse * d[i];
+    for (int64_t i = 0; i < s.D; i++) d[i] = inverse == 0 ? T(0) : (d[i] - x[i] * inverse * along) * inverse;
+  }
+  void unit_rows(int64_t b) const {
+    const T *q_size = static_cast<const T*>(args.query_size), *k_size = static_cast<const T*>(args.key_size);
+    for (int64_t i = row(b, 0); i < row(b + 1, 0); i++)
+      unit_row(static_cast<const T*>(args.query) + i * s.D, q_size[i], static_cast<T*>(g.dquery) + i * s.D);
+    for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++)
+      if (k_size[j] != 0)
+        unit_row(static_cast<const T*>(args.key) + j * s.D, k_size[j], static_cast<T*>(g.dkey) + j * s.D);
+  }
+
+  // Whether every pair of a sequence is within the limits of the score's form.
+  PYRNN_FN bool within_limit(int64_t b, Range keys) const {
+    const T q = largest_size(static_cast<const T*>(args.query_size) + row(b, 0), s.Tq);
+    const T k = largest_size(static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin, keys.size());
+    return q + k <= T(Score::limit[sizeof(T) == sizeof(double)]);
+  }
+
+  void additive_features(int thread, int64_t piece) const {
+    const int64_t b = piece / parts;
+    const Range slices = part(ceil_div(s.D, slice_vectors * L), piece % parts, parts);
+    const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
+    clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
+    const bool fast = within_limit(b, keys);
+    for (int64_t slice = slices.begin; slice < slices.end; slice++)
+      if (fast)
+        additive_slice<Score, false>(thread, b, keys, slice);
+      else
+        additive_slice<typename Score::Fallback, true>(thread, b, keys, slice);
+  }
+
+  // The gradients of a few vectors of features of one sequence, in panels [vector][row]: nothing but L1 is read. Careful:
+  // a pair whose gradient is zero takes no part, whatever query and key hold.
+  template <class Form, bool careful>
+  void additive_slice(int thread, int64_t b, Range keys, int64_t slice) const {
+    const int64_t first = slice * slice_vectors * L, Tq = s.Tq, Tk = keys.size();
+    const int vectors = int(smaller(slice_vectors, ceil_div(s.D - first, L)));
+    T *q_panel = panel[thread], *k_panel = q_panel + slice_vectors * L * Tq, *dk_panel = k_panel + slice_vectors * L * Tk;
+    const auto load_panel = [&](const T* from, int64_t rows, T* to) {
+      for (int64_t i = 0; i < rows; i++, from += s.D)
+        for (int v = 0; v < vectors; v++)
+          store(to + (v * rows + i) * L, Form::prepare(load_tail(from + v * L, s.D - first - v * L)));
+    };
+    load_panel(static_cast<const T*>(args.query) + row(b, 0) * s.D + first, Tq, q_panel);
+    load_panel(static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D + first, Tk, k_panel);
+    const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
+    T sum_of_ds = 0;
+    if (Form::offset != 0)
+      for (int64_t i = 0; i < Tq; i++)
+        for (int64_t j = 0; j < Tk; j++) sum_of_ds += gradient[i * s.Tk + j];
+    const T* weight = static_cast<const T*>(args.weight_score) + first;
+    for (int v = 0; v < vectors; v++) {
+      const int64_t columns = s.D - first - v * L;
+      const T *q = q_panel + v * Tq * L, *k = k_panel + v * Tk * L;
+      T* dk = dk_panel + v * Tk * L;
+      for (int64_t j = 0; j < Tk; j++) store(dk + j * L, Vec<T>{});
+      const Vec<T> w = load_tail(weight + v * L, columns) * T(Form::slope_factor);
+      Vec<T> dw{};
+      for_each_tile(Tq, tile_queries, [&](int64_t i, int n) {
+        const Range wanted = attended(args.bounds + row(b, i) * 2, {0, n}, keys);
+        with_constant<tile_queries>(n, [&](auto rows) {
+          constexpr int MQ = decltype(rows)::value;
+          Vec<T> dq[MQ];
+          additive_tile<Form, careful, MQ>(gradient + i * s.Tk, q + i * L, k, dk,
+                                           {wanted.begin - keys.begin, wanted.end - keys.begin}, dq, dw);
+          for (int m = 0; m < MQ; m++)
+            store_tail(static_cast<T*>(g.dquery) + row(b, i + m) * s.D + first + v * L, dq[m] * w, columns);
+        });
+      });
+      T* dkey = static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D + first + v * L;
+      for (int64_t j = 0; j < Tk; j++) store_tail(dkey + j * s.D, load(dk + j * L) * w, columns);
+      store(partial + b * padded + first + v * L, Form::offset * sum_of_ds + Form::factor * dw);
+    }
+  }
+
+  template <class Form, bool careful, int MQ>
+  PYRNN_FN void additive_tile(const T* gradient, const T* q, const T* k, T* dk, Range keys, Vec<T> (&dq)[MQ],
+                              Vec<T>& dw) const {
+    Vec<T> query[MQ], sum[MQ] = {};
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+      query[m] = load(q + m * L);
+      dq[m] = Vec<T>{};
+    }
+    for (int64_t j = keys.begin; j < keys.end; j++) {
+      const Vec<T> key = load(k + j * L);
+      Vec<T> of_key = load(dk + j * L);
+      PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+        const T of_score = gradient[m * s.Tk + j];
+        if (careful && of_score == 0) continue;
+        const Vec<T> phi = Form::phi(query[m], key), slope = Form::slope(phi), d = broadcast(of_score);
+        dq[m] += d * slope;
+        of_key += d * slope;
+        sum[m] += d * phi;
+      }
+      store(dk + j * L, of_key);
+    }
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) dw += sum[m];
+  }
+
+  void features(int thread, int64_t piece) const {
+    if constexpr (Score::product)
+      product_features(thread, piece);
+    else
+      additive_features(thread, piece);
+  }
+
+  void work(int thread) {
+    queue[0].run(pieces.count(), [&](int64_t piece) { products(thread, piece); });
+    barrier->wait(threads);
+    queue[1].run(rows.count(), [&](int64_t piece) { unalign_rows(thread, piece); });
+    barrier->wait(threads);
+    queue[2].run(s.B * value_parts, [&](int64_t piece) { values(thread, piece); });
+    if (!has_history()) queue[3].run(s.B * parts, [&](int64_t piece) { features(thread, piece); });
+    barrier->wait(threads);
+    if constexpr (Score::weighted) {
+      const Range mine = part(s.D, thread, threads);
+      T* out = static_cast<T*>(g.dweight_score);
+      const int64_t stride = has_history() ? (1 + history.count) * padded : padded;
+      const T* from = has_history() ? history.partial : partial;
+      sum_sequences(from, stride, mine, [&](int64_t d) -> T& { return out[d]; });
+      if (has_history()) {
+        T* location = static_cast<T*>(g.dlocation);
+        const int64_t filters = args.history.filters;
+        for (int64_t f = 0; f < filters; f++)
+          sum_sequences(from + (1 + f) * padded, stride, mine, [&](int64_t d) -> T& { return location[d * filters + f]; });
+        if (args.history.coverage)
+          sum_sequences(from + (1 + filters) * padded, stride, mine,
+                        [&](int64_t d) -> T& { return static_cast<T*>(g.dcoverage)[d]; });
+        const int64_t taps = filters * args.history.width;
+        sum_sequences(history.filters, taps, part(taps, thread, threads),
+                      [&](int64_t u) -> T& { return static_cast<T*>(g.dfilter)[u]; });
+      }
+    } else if constexpr (Score::unit_rows) {
+      const Range mine = part(s.B, thread, threads);
+      for (int64_t b = mine.begin; b < mine.end; b++) unit_rows(b);
+    }
+  }
+
+  template <class Out>
+  PYRNN_FN void sum_sequences(const T* from, int64_t stride, Range mine, const Out& out) const {
+    for (int64_t d = mine.begin; d < mine.end; d++) {
+      T sum = 0;
+      for (int64_t b = 0; b < s.B; b++) sum += from[b * stride + d];
+      out(d) = sum;
+    }
+  }
+
+  void finish() const {
+    T sum = 0;
+    for (int64_t i = 0; i < s.B * s.Tq; i++) sum += row_sums[i];
+    *static_cast<T*>(g.dbias) = sum;
+  }
+};
+
+template <class Score, class T>
+size_t attention_backward_workspace(const AttentionArgs& args, int threads) {
+  return AttentionBackward<Score, T>(args, AttentionGradients{}, threads).carve(nullptr);
+}
+
+template <class Score, class T>
+void attention_backward(const AttentionArgs& args, const AttentionGradients& gradients, int threads) {
+  Team team(2 * pair_cycles<Score, T>(args.sizes) > 2 * start_cycles() ? threads : 1);
+  AttentionBackward<Score, T> call(args, gradients, team.size());
+  call.carve(args.workspace);
+  call.prepare();
+  team.run([](void* context, int thread, int) { static_cast<AttentionBackward<Score, T>*>(context)->work(thread); },
+           &call);
+  call.finish();
+  note_call();
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

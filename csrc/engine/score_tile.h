@@ -1,0 +1,105 @@
+// SPDX-License-Identifier: Apache-2.0
+// Scores of a few queries with a few keys at a time, the features along the vectors.
+#pragma once
+
+#include "../scores/score.h"
+#include "layout.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// Keys of a tile, and queries at most: their accumulators, a row of keys and what phi needs are in registers at once.
+constexpr int tile_keys = 4, tile_queries = vector_registers == 32 ? 4 : 2;
+
+// Adds pairs of vectors, half of their lanes each, until one is left: lane i holds a part of the sum of vector i % N.
+template <class T, int N>
+PYRNN_FN Vec<T> fold_lanes(const Vec<T>* v) {
+  if constexpr (N == 1) {
+    return v[0];
+  } else {
+    Vec<T> half[N / 2];
+    PYRNN_UNROLL for (int i = 0; i < N / 2; i++) {
+      half[i] = interleave<T>(v[i], v[i + N / 2], 0) + interleave<T>(v[i], v[i + N / 2], lanes<T> / 2);
+    }
+    return fold_lanes<T, N / 2>(half);
+  }
+}
+
+// sums[i] = the sum of the lanes of rows[i], for a power of two of rows.
+template <class T, int N>
+PYRNN_FN void sum_lanes(const Vec<T>* rows, T* sums) {
+  constexpr int L = lanes<T>;
+  if constexpr (N > L) {
+    sum_lanes<T, N / 2>(rows, sums);
+    sum_lanes<T, N / 2>(rows + N / 2, sums + N / 2);
+  } else if constexpr (N == L) {
+    store_unaligned(sums, fold_lanes<T, N>(rows));
+  } else {
+    const Vec<T> parts = fold_lanes<T, N>(rows);
+    PYRNN_UNROLL for (int i = 0; i < N; i++) {
+      sums[i] = parts[i];
+      PYRNN_UNROLL for (int j = i + N; j < L; j += N) sums[i] += parts[j];
+    }
+  }
+}
+
+// out[d] = prepare(row[d]), finite up to whole vectors. Returns the size of the row: max |x_d|, NaN if one is not finite;
+// for unit rows 1/|x|, zero for a row of zeros.
+template <class Score, class T>
+PYRNN_FN T prepare_row(const T* row, int64_t D, T* out) {
+  constexpr int L = lanes<T>;
+  Vec<T> size{}, zero{};
+  for (int64_t d = 0; d < D; d += L) {
+    const Vec<T> x = load_tail(row + d, D - d);
+    size = Score::unit_rows ? size + x * x : max(size, max(x, -x));
+    zero += x - x;
+    store(out + d, Score::prepare(x));
+  }
+  T sum = 0, most = 0;
+  for (int i = 0; i < L; i++) {
+    sum += size[i];
+    most = zero[i] == 0 && size[i] <= most ? most : size[i] + zero[i];
+  }
+  if constexpr (!Score::unit_rows) return most;
+  const T inverse = sum == 0 ? T(0) : T(1 / __builtin_sqrt(sum));
+  for (int64_t d = 0; d < D; d += L) store(out + d, load(out + d) * inverse);
+  return inverse;
+}
+
+// The largest of n sizes; not a number if one is not.
+template <class T>
+PYRNN_FN T largest_size(const T* sizes, int64_t n) {
+  T largest = 0, zero = 0;
+  for (int64_t i = 0; i < n; i++) {
+    largest = sizes[i] > largest ? sizes[i] : largest;
+    zero += sizes[i] - sizes[i];
+  }
+  return largest + zero;
+}
+
+// sums[m·tile_keys + n] = Σ_d w_d φ(q[m]_d, k[n]_d) over whole vectors; w is null for a score without weights. Rows may
+// start anywhere.
+template <class Score, class T, int MQ>
+PYRNN_FN void score_tile(const T* const* q, const T* const* k, const T* w, int64_t padded, T* sums) {
+  constexpr int L = lanes<T>, N = tile_keys;
+  Vec<T> a[MQ * N] = {};
+  for (int64_t d = 0; d < padded; d += L) {
+    Vec<T> key[N], weight{};
+    PYRNN_UNROLL for (int n = 0; n < N; n++) key[n] = load_unaligned(k[n] + d);
+    if constexpr (Score::weighted) weight = load(w + d);
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+      const Vec<T> query = load_unaligned(q[m] + d);
+      PYRNN_UNROLL for (int n = 0; n < N; n++) {
+        const Vec<T> phi = Score::phi(query, key[n]);
+        if constexpr (Score::weighted)
+          a[m * N + n] += weight * phi;
+        else
+          a[m * N + n] += phi;
+      }
+    }
+  }
+  sum_lanes<T, MQ * N>(a, sums);
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn
