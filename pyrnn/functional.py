@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers and attention as functions: arrays in, arrays out, no objects."""
+"""Recurrent layers, attention and decoders as functions: arrays in, arrays out, no objects."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from pyrnn import _core, stacking
+from pyrnn import _core, decoding, stacking
 from pyrnn.checks import FLOATS
+from pyrnn.decoding import DecoderGradients
 from pyrnn.functional_attention import (
     ATTENTION,
     attention,
@@ -21,10 +24,13 @@ from pyrnn.stacking import Backend, Gradients, Saved, State
 
 __all__ = [
     "ATTENTION",
+    "DECODER",
     "KERNELS",
     "attention",
     "attention_backward",
     "attention_forward",
+    "decoder_backward",
+    "decoder_forward",
     "precompute",
     "sequence",
     "sequence_backward",
@@ -32,6 +38,30 @@ __all__ = [
 ]
 
 KERNELS = Backend(_core.cells(), _core.forward, _core.backward, FLOATS)
+
+
+class StepByStep:
+    """The decoder's loop in Python: a call of the kernels for every step of the cell and of the attention."""
+
+    cells, attention = KERNELS, ATTENTION
+
+    @cached_property
+    def loop(self) -> decoding.Backend:
+        """The loop, which is the reference's."""
+        from pyrnn.reference.decoder import Loop  # late, because the reference's layers import this module
+
+        return Loop(self.cells, self.attention)
+
+    def forward(self, *arguments: Any, **options: Any) -> Any:
+        """See `pyrnn.reference.decoder.Loop.forward`."""
+        return self.loop.forward(*arguments, **options)
+
+    def backward(self, *arguments: Any) -> dict[str, Any]:
+        """See `pyrnn.reference.decoder.Loop.backward`."""
+        return self.loop.backward(*arguments)
+
+
+DECODER: decoding.Backend = StepByStep()
 
 
 def sequence_forward(
@@ -197,3 +227,135 @@ def sequence(
         rng=rng,
         out=out,
     )[:2]
+
+
+def decoder_forward(
+    cell: str,
+    x: Array,
+    memory: Array,
+    params: dict[str, Array],
+    state: State | None = None,
+    *,
+    attention: Mapping[str, Any],
+    memory_lengths: Any = None,
+    mask: Array | None = None,
+    query: str = "current",
+    input_feed: bool = True,
+    feed: Array | None = None,
+    previous: Array | None = None,
+    coverage: Array | None = None,
+) -> tuple[Array, State, Array, decoding.Saved]:
+    """Run a cell that attends to a memory at every step, and keep what the backward needs.
+
+    With h the cell's output, c the context, [·; ·] side by side, W and b the attention layer:
+
+        query="current" (Luong et al. 2015): h_t = cell([x_t; feed_{t-1}]); c_t = attention(h_t);
+            feed_t = out_t with W, else c_t
+        query="previous" (Bahdanau et al. 2015): c_t = attention(h_{t-1}); h_t = cell([x_t; c_t])
+        out_t = tanh(W [c_t; h_t] + b), or [c_t; h_t] without W
+
+    Parameters
+    ----------
+    cell : str
+        A name in `pyrnn.cells()`.
+    x : array (B, Tq, I)
+        float32 or float64, the dtype of the parameters.
+    memory : array (B, Tk, M)
+        Key and value.
+    params : dict of arrays
+        `weight_ih` (slots·H, I + fed), `weight_hh` (slots·H, H), and optionally `bias_ih`, `bias_hh`
+        (slots·H,), `weight_attention` (O, M + H), `bias_attention` (O,); either all biases or none. fed is
+        what the cell reads beside x: O with an attention layer and the current query, else M, and 0 without
+        `input_feed`.
+    state : array (B, H), or a tuple (h, c, …) of them, optional
+        Zeros when None.
+    attention : dict
+        Keyword arguments of `attention_forward`: score, params, scale, causal, window, alignment, local,
+        query_offset. Dq is H, Dk is M.
+    memory_lengths : integers (B,), optional
+        Elements of each row's memory that count.
+    mask : array, optional
+        Broadcastable to (B, Tq, Tk), as in `attention_forward`.
+    query : {"current", "previous"}
+    input_feed : bool
+        False: the cell reads x alone.
+    feed : array (B, O), or (B, M) without an attention layer, optional
+        feed_{-1} of the current query's; zeros when None.
+    previous, coverage : array (B, Tk), optional
+        Weights before the first step, and their sum, for scores that read them; as in `attention_forward`.
+
+    Returns
+    -------
+    outputs : array (B, Tq, O), O = M + H without an attention layer
+    state : the last state, in the structure of `state`
+    weights : array (B, Tq, Tk)
+    saved : Saved
+        For `decoder_backward`. x, memory and the parameters must not change until then.
+
+    Raises
+    ------
+    ValueError
+        A shape, a name or a value is wrong.
+    TypeError
+        A dtype or a kind is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrnn.functional import decoder_backward, decoder_forward
+    >>> params = {"weight_ih": np.ones((5, 3 + 4)), "weight_hh": np.zeros((5, 5))}
+    >>> attention = {"score": "general", "params": {"weight": np.ones((5, 4))}}
+    >>> x, memory = np.ones((2, 6, 3)), np.ones((2, 7, 4))
+    >>> outputs, h, weights, saved = decoder_forward("rnn_tanh", x, memory, params, attention=attention)
+    >>> outputs.shape, h.shape, weights.shape
+    ((2, 6, 9), (2, 5), (2, 6, 7))
+    >>> decoder_backward(saved, outputs).memory.shape
+    (2, 7, 4)
+    """
+    return decoding.forward(
+        DECODER,
+        cell,
+        x,
+        memory,
+        params,
+        state,
+        attention=attention,
+        memory_lengths=memory_lengths,
+        mask=mask,
+        query=query,
+        input_feed=input_feed,
+        feed=feed,
+        previous=previous,
+        coverage=coverage,
+        save=True,
+    )
+
+
+def decoder_backward(
+    saved: decoding.Saved,
+    doutputs: Array | None,
+    dstate: State | None = None,
+    dweights: Array | None = None,
+) -> DecoderGradients:
+    """Gradients of a scalar from its gradients with respect to what `decoder_forward` returned.
+
+    Parameters
+    ----------
+    saved : Saved
+        From `decoder_forward`; may be used more than once.
+    doutputs, dstate, dweights : as the outputs, the state and the weights, or None for zeros
+
+    Returns
+    -------
+    DecoderGradients
+        x, memory, state, feed, params, attention (the score's parameters), previous, coverage; feed, previous
+        and coverage when they were given.
+
+    Raises
+    ------
+    TypeError
+        `saved` is something else, or a dtype is wrong.
+    ValueError
+        A shape is wrong, or the alignment has no gradient.
+    """
+    return decoding.backward(saved, doutputs, dstate, dweights)

@@ -5,13 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn import attending, stacking
+from pyrnn import attending, decoding, stacking
 from pyrnn.attending import Memory
 from pyrnn.checks import FLOATS
 from pyrnn.layout import Array
 from pyrnn.reference.attention import backward as attend_backward
 from pyrnn.reference.attention import forward as attend
 from pyrnn.reference.cells import cells
+from pyrnn.reference.decoder import Loop
 from pyrnn.reference.sequence import backward, forward
 from pyrnn.stacking import Backend, Saved, State
 
@@ -19,8 +20,11 @@ REFERENCE = Backend(cells(), forward, backward, (*FLOATS, np.dtype(np.complex128
 
 ATTENTION = attending.Backend(attend, attend_backward, REFERENCE.dtypes)
 
+DECODER = Loop(REFERENCE, ATTENTION)
+
 sequence_backward = stacking.backward
 attention_backward = attending.backward
+decoder_backward = decoding.backward
 
 
 def sequence_forward(
@@ -71,3 +75,10 @@ def attention(
 def precompute(key: Array, value: Array | None = None, **options: Any) -> Memory:
     """`pyrnn.functional.precompute` in NumPy, in float32, float64 or complex128."""
     return attending.precompute(ATTENTION, key, value, **options)
+
+
+def decoder_forward(
+    cell: str, x: Array, memory: Array, params: Any, state: State | None = None, **options: Any
+) -> tuple[Array, State, Array, decoding.Saved]:
+    """`pyrnn.functional.decoder_forward` in NumPy, in float32, float64 or complex128."""
+    return decoding.forward(DECODER, cell, x, memory, params, state, save=True, **options)
