@@ -309,6 +309,15 @@ class Recurrent:
         """Write parameters and configuration to a safetensors file, for `pyrnn.load`."""
         save_layer(self, path)
 
+    def config(self) -> dict[str, Any]:
+        """What a file says beside the parameters, which tell the sizes."""
+        return {
+            "layer": type(self).__name__,
+            "cell": self.cell,
+            "batch_first": self.batch_first,
+            "dropout": self.dropout,
+        }
+
     def __repr__(self) -> str:
         name = type(self).__name__
         words = [repr(self.cell)] if name == "Recurrent" else []

@@ -9,7 +9,7 @@ from typing import Any
 
 from pyrnn import checks
 from pyrnn.io.safetensors import load_safetensors, save_safetensors
-from pyrnn.layout import layout_from
+from pyrnn.layout import Array, layout_from
 
 KEY = "pyrnn"
 
@@ -19,17 +19,11 @@ def save_layer(layer: Any, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    layer : pyrnn.Recurrent
+    layer : pyrnn.Recurrent, an attention or pyrnn.AttentionDecoder
     path : path
         Replaced, atomically, if it exists.
     """
-    config = {
-        "layer": type(layer).__name__,
-        "cell": layer.cell,
-        "batch_first": layer.batch_first,
-        "dropout": layer.dropout,
-    }
-    save_safetensors(path, layer.state_dict(), {KEY: json.dumps(config)})
+    save_safetensors(path, layer.state_dict(), {KEY: json.dumps(layer.config())})
 
 
 def load(path: str | os.PathLike[str]) -> Any:
@@ -41,8 +35,8 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    pyrnn.Recurrent
-        LSTM, GRU, RNN or Recurrent, as saved; the sizes are those of the tensors.
+    pyrnn.Recurrent, an attention or pyrnn.AttentionDecoder
+        As saved; the sizes are those of the tensors.
 
     Raises
     ------
@@ -60,35 +54,49 @@ def load(path: str | os.PathLike[str]) -> Any:
     GRU(3, 5, bidirectional=True)
     """
     # Late, because the layers call this module to save themselves.
-    import pyrnn
-    from pyrnn.functional import KERNELS
+    from pyrnn.decoders import restore
 
     tensors, metadata = load_safetensors(path)
     try:
         config = json.loads(metadata[KEY])
-        name, cell = config["layer"], config["cell"]
-        options = {"batch_first": config["batch_first"], "dropout": config["dropout"]}
+        name = config["layer"]
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
-            f"{os.fspath(path)}: expected a file that a layer's save wrote, got no layer in it"
-        ) from None
+        raise no_layer(path) from None
     try:
-        # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
-        layout = layout_from(KERNELS.spec(cell), tensors)
-        checks.state_dict(layout, tensors)
         dtypes = {a.dtype for a in tensors.values()}
         if len(dtypes) > 1:
             raise ValueError(f"expected parameters of one dtype, got {', '.join(sorted(map(str, dtypes)))}")
-        options |= {"bias": layout.bias, "bidirectional": layout.directions == 2, "dtype": dtypes.pop()}
-        sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
-        layer: Any
-        if (name, cell) in (("LSTM", "lstm"), ("GRU", "gru")):
-            layer = getattr(pyrnn, name)(*sizes, **options)
-        elif name == "RNN" and cell.startswith("rnn_"):
-            layer = pyrnn.RNN(*sizes, nonlinearity=cell.removeprefix("rnn_"), **options)
-        else:
-            layer = pyrnn.Recurrent(cell, *sizes, **options)
+        return recurrent(name, config, tensors) if "batch_first" in config else restore(config, tensors)
+    except KeyError:
+        raise no_layer(path) from None
     except (TypeError, ValueError) as error:
         raise ValueError(f"{os.fspath(path)}: {error}") from None
+
+
+def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> Any:
+    """A recurrent layer from its configuration and its parameters."""
+    import pyrnn
+    from pyrnn.functional import KERNELS
+
+    cell = config["cell"]
+    options = {"batch_first": config["batch_first"], "dropout": config["dropout"]}
+    # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
+    layout = layout_from(KERNELS.spec(cell), tensors)
+    checks.state_dict(layout, tensors)
+    options |= {"bias": layout.bias, "bidirectional": layout.directions == 2}
+    options["dtype"] = tensors["weight_ih_l0"].dtype
+    sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
+    layer: Any
+    if (name, cell) in (("LSTM", "lstm"), ("GRU", "gru")):
+        layer = getattr(pyrnn, name)(*sizes, **options)
+    elif name == "RNN" and cell.startswith("rnn_"):
+        layer = pyrnn.RNN(*sizes, nonlinearity=cell.removeprefix("rnn_"), **options)
+    else:
+        layer = pyrnn.Recurrent(cell, *sizes, **options)
     layer.load_state_dict(tensors)
     return layer
+
+
+def no_layer(path: str | os.PathLike[str]) -> ValueError:
+    """The error for a safetensors file that holds something else."""
+    return ValueError(f"{os.fspath(path)}: expected a file that a layer's save wrote, got no layer in it")
