@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Link 1 of the chain of trust: attention's backward in the reference against complex steps of its forward."""
+"""Link 1 of the chain of trust: attention's backward in NumPy against complex steps of its forward."""
 
 import numpy as np
 import pytest

@@ -168,9 +168,9 @@ def filtered(before: Array, weight_filter: Array) -> tuple[Array, Array]:
 
     Chorowski et al. 2015, arXiv:1506.07503, equation 8.
     """
-    W = weight_filter.shape[1]
+    Tk, W = before.shape[1], weight_filter.shape[1]
     padded = np.pad(before, ((0, 0), (W // 2, W // 2)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, W, axis=1)
+    windows = np.stack([padded[:, u : u + Tk] for u in range(W)], axis=-1)
     return windows @ weight_filter.T, windows
 
 
