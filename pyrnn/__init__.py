@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recurrent layers with fused kernels: LSTM, GRU, RNN, forward and backward, NumPy arrays in and out."""
+"""Recurrent layers and attention with fused kernels, forward and backward, NumPy arrays in and out."""
 
 from pyrnn import functional
 from pyrnn._core import num_threads, set_num_threads
+from pyrnn.aligners import BahdanauAttention, LocationAttention, LuongAttention, MonotonicAttention
 from pyrnn.attending import AttentionGradients
 from pyrnn.cells import Cell, GRUCell, LSTMCell, RNNCell, cells
+from pyrnn.decoders import AttentionDecoder, Carry
+from pyrnn.decoding import DecoderGradients
 from pyrnn.functional import attention
 from pyrnn.io.layers import load
 from pyrnn.modules import GRU, LSTM, RNN, Recurrent
+from pyrnn.searching import Hypotheses
 from pyrnn.stacking import Gradients
 from pyrnn.streams import Stream
 from pyrnn.windows import from_padding_mask
@@ -18,11 +22,19 @@ __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AttentionDecoder",
     "AttentionGradients",
+    "BahdanauAttention",
+    "Carry",
     "Cell",
+    "DecoderGradients",
     "GRUCell",
     "Gradients",
+    "Hypotheses",
     "LSTMCell",
+    "LocationAttention",
+    "LuongAttention",
+    "MonotonicAttention",
     "RNNCell",
     "Recurrent",
     "Stream",

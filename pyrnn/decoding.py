@@ -110,6 +110,7 @@ class Saved:
     kept: Any  # what the back end saved
     keys: Keys
     score: str
+    score_names: tuple[str, ...]
     named: Shapes
     hidden_size: int
     outputs: tuple[int, ...]  # shape of the outputs
@@ -243,8 +244,8 @@ def forward(
     saved = None
     if save:
         given = {"feed": feed is not None, "previous": previous is not None, "coverage": coverage is not None}
-        shapes = (outputs.shape, weights.shape)
-        saved = Saved(backend, spec, dtype, kept, keys, options["score"], named, H, *shapes, given)
+        shapes, names = (outputs.shape, weights.shape), tuple(options["params"])
+        saved = Saved(backend, spec, dtype, kept, keys, options["score"], names, named, H, *shapes, given)
     return outputs, finals[0] if S == 1 else tuple(finals), weights, saved
 
 
@@ -272,7 +273,7 @@ def backward(
         states[0] if S == 1 else tuple(states),
         grads["feed"] if given["feed"] else None,
         {name: params[name] for name in saved.named.shapes},
-        dattention,
+        {name: dattention[name] for name in saved.score_names},
         grads["previous"] if given["previous"] else None,
         grads["coverage"] if given["coverage"] else None,
     )
@@ -363,10 +364,10 @@ def dtype_of(backend: Backend, params: Any) -> np.dtype[Any]:
 
 
 def sequence(name: str, a: Any, axes: str, dtype: np.dtype[Any]) -> Array:
-    """An array with three axes, contiguous; only their number is checked."""
+    """An array with three axes, contiguous; only their number, and that there is a feature, is checked."""
     a = checks.plain_array(name, a, dtype)
-    if a.ndim != 3:
-        raise ValueError(f"{name}: expected shape {axes}, got {a.shape}")
+    if a.ndim != 3 or not a.shape[2]:
+        raise ValueError(f"{name}: expected shape {axes} with positive {axes[-2]}, got {a.shape}")
     return contiguous(a, dtype)
 
 

@@ -6,23 +6,42 @@ from pyrnn.reference.functional import (
     attention,
     attention_backward,
     attention_forward,
+    decoder_backward,
+    decoder_forward,
     precompute,
     sequence,
     sequence_backward,
     sequence_forward,
 )
 from pyrnn.reference.gradcheck import gradcheck
-from pyrnn.reference.modules import GRU, LSTM, RNN, Recurrent
+from pyrnn.reference.modules import (
+    GRU,
+    LSTM,
+    RNN,
+    AttentionDecoder,
+    BahdanauAttention,
+    LocationAttention,
+    LuongAttention,
+    MonotonicAttention,
+    Recurrent,
+)
 
 __all__ = [
     "GRU",
     "LSTM",
     "RNN",
+    "AttentionDecoder",
+    "BahdanauAttention",
+    "LocationAttention",
+    "LuongAttention",
+    "MonotonicAttention",
     "Recurrent",
     "attention",
     "attention_backward",
     "attention_forward",
     "cells",
+    "decoder_backward",
+    "decoder_forward",
     "gradcheck",
     "precompute",
     "sequence",

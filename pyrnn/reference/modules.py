@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The layers of `pyrnn.modules` with the NumPy reference as their engine."""
+"""The layers, the attentions and the decoder with the NumPy reference as their engine."""
 
 from typing import Any
 
-from pyrnn import modules
-from pyrnn.reference.functional import REFERENCE
+from pyrnn import aligners, decoders, modules
+from pyrnn.reference.functional import ATTENTION, DECODER, REFERENCE
 
 
 class Recurrent(modules.Recurrent):
@@ -27,3 +27,33 @@ class GRU(Recurrent, modules.GRU):
 
 class RNN(Recurrent, modules.RNN):
     """`pyrnn.RNN` in NumPy."""
+
+
+class BahdanauAttention(aligners.BahdanauAttention):
+    """`pyrnn.BahdanauAttention` in NumPy."""
+
+    _backend = ATTENTION
+
+
+class LuongAttention(aligners.LuongAttention):
+    """`pyrnn.LuongAttention` in NumPy."""
+
+    _backend = ATTENTION
+
+
+class LocationAttention(aligners.LocationAttention):
+    """`pyrnn.LocationAttention` in NumPy."""
+
+    _backend = ATTENTION
+
+
+class MonotonicAttention(aligners.MonotonicAttention):
+    """`pyrnn.MonotonicAttention` in NumPy."""
+
+    _backend = ATTENTION
+
+
+class AttentionDecoder(decoders.AttentionDecoder):
+    """`pyrnn.AttentionDecoder` in NumPy."""
+
+    _backend = DECODER
