@@ -366,8 +366,8 @@ class MonotonicAttention(Additive):
     Examples
     --------
     >>> import numpy as np, pyrnn
-    >>> attn = pyrnn.MonotonicAttention(4, 6, 8, score_bias_init=1.0, seed=0)
-    >>> query, key = np.zeros((1, 2, 4), np.float32), np.zeros((1, 3, 6), np.float32)
+    >>> attn = pyrnn.MonotonicAttention(4, 6, 8, score_bias_init=1.0, dtype="float64", seed=0)
+    >>> query, key = np.zeros((1, 2, 4)), np.zeros((1, 3, 6))
     >>> attn(query, key, return_weights=True)[1].tolist()
     [[[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]]]
     >>> attn.forward(query, key)[1][0, 0].round(2).tolist()

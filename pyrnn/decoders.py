@@ -209,7 +209,7 @@ class AttentionDecoder(Stepping):
     def forward(
         self,
         x: Array,
-        memory: Array,
+        memory: Array | Memory,
         memory_lengths: Any = None,
         state: State | None = None,
         *,
@@ -229,9 +229,9 @@ class AttentionDecoder(Stepping):
             x, the memory and the parameters must not change until the backward.
         """
         x = checks.plain_array("x", x, self.dtype)
-        memory = checks.plain_array("memory", memory, self.dtype)
-        if training and x.ndim == memory.ndim == 3:
-            mask = self.attention.noisy(mask, (*x.shape[:2], memory.shape[1]))
+        key = memory.key if isinstance(memory, Memory) else checks.plain_array("memory", memory, self.dtype)
+        if training and x.ndim == key.ndim == 3:
+            mask = self.attention.noisy(mask, (*x.shape[:2], key.shape[1]))
         outputs, final, weights, saved = self._run(
             x,
             memory,
@@ -273,11 +273,7 @@ class AttentionDecoder(Stepping):
 
     def precompute(self, memory: Array, lengths: Any = None) -> Memory:
         """Project the memory (B, Tk, M) once, for many steps; see `Aligner.precompute`."""
-        memory = checks.plain_array("memory", memory, self.dtype)
-        if memory.ndim != 3 or memory.shape[2] != self.memory_size:
-            M = self.memory_size
-            raise ValueError(f"memory: expected shape (B, Tk, M) with M = {M}, got {memory.shape}")
-        return self.attention.precompute(memory, lengths)
+        return self.attention.precompute(self._sized(memory), lengths)
 
     def _run(
         self,
@@ -294,6 +290,8 @@ class AttentionDecoder(Stepping):
         x = checks.plain_array("x", x, self.dtype)
         if x.ndim != 3 or x.shape[2] != self.input_size:
             raise ValueError(f"x: expected shape (B, Tq, I) with I = {self.input_size}, got {x.shape}")
+        if not isinstance(memory, Memory):
+            memory = self._sized(memory)
         return decoding.forward(
             self._backend,
             self.cell,
@@ -308,6 +306,13 @@ class AttentionDecoder(Stepping):
             save=save,
             **options,
         )
+
+    def _sized(self, memory: Any) -> Array:
+        """A memory that is an array, its dtype and axes checked."""
+        a, M = checks.plain_array("memory", memory, self.dtype), self.memory_size
+        if a.ndim != 3 or a.shape[2] != M:
+            raise ValueError(f"memory: expected shape (B, Tk, M) with M = {M}, got {a.shape}")
+        return a
 
     def _checked(self) -> dict[str, Array]:
         """The decoder's own parameters, checked."""

@@ -207,7 +207,7 @@ def forward(
     if state is None:
         states = tuple(np.zeros((B, H), dtype) for _ in range(S))
     else:
-        states = checks.states("state", state, S, (B, H), "(B, H)", dtype)
+        states = read_state("state", state, S, (B, H), dtype)
     if feed is not None:
         if query == "previous" or not input_feed:
             raise ValueError("feed: expected None without input feeding of the current query, got an array")
@@ -260,7 +260,7 @@ def backward(
         doutputs = array_of("doutputs", doutputs, saved.outputs, "(B, Tq, O)", dtype)
     if dweights is not None:
         dweights = array_of("dweights", dweights, saved.weights, "(B, Tq, Tk)", dtype)
-    dstates = None if dstate is None else checks.states("dstate", dstate, S, (B, H), "(B, H)", dtype)
+    dstates = None if dstate is None else read_state("dstate", dstate, S, (B, H), dtype)
     grads = saved.backend.backward(saved.kept, doutputs, dstates, dweights)
 
     keys, given = saved.keys, saved.given
@@ -377,6 +377,13 @@ def array_of(name: str, a: Any, shape: tuple[int, ...], axes: str, dtype: np.dty
     if a.shape != shape:
         raise checks.wrong_shape(name, axes, shape, a.shape)
     return contiguous(a, dtype)
+
+
+def read_state(
+    name: str, state: State, count: int, shape: tuple[int, int], dtype: np.dtype[Any]
+) -> tuple[Array, ...]:
+    """A state as a tuple of arrays (B, H), contiguous."""
+    return tuple(contiguous(s, dtype) for s in checks.states(name, state, count, shape, "(B, H)", dtype))
 
 
 def contiguous(a: Array, dtype: np.dtype[Any]) -> Array:

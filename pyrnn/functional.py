@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyrnn import _core, decoding, stacking
+from pyrnn.attending import Memory
 from pyrnn.checks import FLOATS
 from pyrnn.decoding import DecoderGradients
 from pyrnn.functional_attention import (
@@ -232,7 +233,7 @@ def sequence(
 def decoder_forward(
     cell: str,
     x: Array,
-    memory: Array,
+    memory: Array | Memory,
     params: dict[str, Array],
     state: State | None = None,
     *,
@@ -261,7 +262,7 @@ def decoder_forward(
     x : array (B, Tq, I)
         float32 or float64, the dtype of the parameters.
     memory : array (B, Tk, M)
-        Key and value.
+        Key and value; or what `precompute` made of them and their lengths.
     params : dict of arrays
         `weight_ih` (slots·H, I + fed), `weight_hh` (slots·H, H), and optionally `bias_ih`, `bias_hh`
         (slots·H,), `weight_attention` (O, M + H), `bias_attention` (O,); either all biases or none. fed is

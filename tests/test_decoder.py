@@ -123,6 +123,53 @@ def test_step_by_step(kind, query, layer, module):
     assert max_error(begun, dec(x[:, :1], memory, lengths, expected[1])[0][:, 0]) <= FLOAT64
 
 
+@EVERY_KIND
+def test_gradients_through_a_precomputed_memory(kind):
+    dec = decoder(kind)
+    x, memory, lengths = problem()
+    results = []
+    for given in ((memory, lengths), (dec.precompute(memory, lengths),)):
+        outputs, _, weights, saved = dec.forward(x, *given)
+        grads = dec.backward(saved, np.cos(outputs), None, weights)
+        results.append([outputs, grads.x, grads.memory, *grads.params.values(), *grads.attention.values()])
+    for a, b in zip(*results, strict=True):
+        assert max_error(a, b) <= FLOAT64
+
+
+@ENGINES
+def test_arrays_of_every_layout(module):
+    dec = decoder("location", module)
+    x, memory, lengths = problem()
+    state = tuple(np.random.default_rng(0).normal(size=(B, H)) for _ in range(2))
+    previous, mask = np.full((B, TK), 0.1), np.random.default_rng(1).random((B, T, TK)) < 0.8
+    expected = dec(x, memory, lengths, state, previous=previous, mask=mask)
+
+    def strided(a):
+        wide = np.full((*a.shape[:-1], 2 * a.shape[-1]), np.nan)
+        wide[..., ::2] = a
+        return wide[..., ::2]
+
+    def frozen(a):
+        a = a.copy()
+        a.flags.writeable = False
+        return a
+
+    for kind in (
+        strided,
+        frozen,
+        np.asfortranarray,
+        lambda a: a.astype(">f8"),
+        lambda a: a[::-1].copy()[::-1],
+    ):
+        outputs, final, weights = dec(
+            kind(x), kind(memory), lengths, tuple(map(kind, state)), previous=kind(previous), mask=mask
+        )
+        for a, b in zip((outputs, weights, *final), (expected[0], expected[2], *expected[1]), strict=True):
+            assert np.array_equal(a, b)
+    flipped = mask[:, ::-1].copy()[:, ::-1]
+    assert np.array_equal(dec(x, memory, lengths, state, previous=previous, mask=flipped)[0], expected[0])
+
+
 def test_noise_in_training_alone():
     dec, twin = (decoder("monotonic") for _ in range(2))
     for one in (dec, twin):

@@ -238,7 +238,8 @@ def test_wrong_calls():
             ValueError,
             "x: expected shape (B, Tq, I) with I = 3, got (2, 3, 2)",
         ),
-        (lambda: dec(x, memory[0]), ValueError, "memory: expected shape (B, Tk, M) with positive M, got"),
+        (lambda: dec(x, memory[0]), ValueError, "memory: expected shape (B, Tk, M) with M = 5, got (6, 5)"),
+        (lambda: dec(x, memory[..., 1:]), ValueError, "memory: expected shape (B, Tk, M) with M = 5, got"),
         (
             lambda: dec(x, ready, [6, 2]),
             ValueError,
@@ -250,7 +251,7 @@ def test_wrong_calls():
             ValueError,
             "memory: expected one that is key and value, got one with values of its own",
         ),
-        (lambda: dec.forward(x, ready), TypeError, "memory: expected a NumPy array, got Memory"),
+        (lambda: dec.forward(x, [1.0]), TypeError, "memory: expected a NumPy array, got list"),
         (lambda: dec.forward(None, memory), TypeError, "x: expected a NumPy array, got NoneType"),
         (
             lambda: dec.precompute(memory[..., :4]),
