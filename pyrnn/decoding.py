@@ -141,29 +141,15 @@ def decoder_shapes(spec: Spec, sizes: Sizes, bias: bool, layer: bool) -> Shapes:
     return Shapes(named)
 
 
-def read_sizes(spec: Spec, x: Array, memory: Array, params: Any, fed: bool, query: str) -> tuple[Sizes, bool]:
+def read_sizes(
+    spec: Spec, x: Array, memory: Array, params: Mapping[str, Any], input_feed: bool, query: str
+) -> tuple[Sizes, bool]:
     """The sizes that x, the memory and the parameters tell, and whether there is an attention layer."""
-    if not isinstance(params, Mapping):
-        raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
-    for name in ("weight_ih", "weight_hh"):
-        if name not in params:
-            raise ValueError(f"params: expected {name!r}, got no such name")
-    weight_hh, weight = params["weight_hh"], params.get("weight_attention")
-    if not isinstance(weight_hh, np.ndarray):
-        raise TypeError(f"weight_hh: expected a NumPy array, got {type(weight_hh).__name__}")
-    if weight_hh.ndim != 2 or not weight_hh.shape[1]:
-        rows = f"{spec.from_h}*H" if spec.from_h > 1 else "H"
-        raise ValueError(f"weight_hh: expected shape ({rows}, H) with positive sizes, got {weight_hh.shape}")
-    layer = None
-    if weight is not None:
-        if not isinstance(weight, np.ndarray):
-            raise TypeError(f"weight_attention: expected a NumPy array, got {type(weight).__name__}")
-        if weight.ndim != 2 or not weight.shape[0]:
-            raise ValueError(
-                f"weight_attention: expected shape (O, M + H) with positive sizes, got {weight.shape}"
-            )
-        layer = weight.shape[0]
-    return sizes_of(x.shape[2], memory.shape[2], weight_hh.shape[1], layer, fed, query), weight is not None
+    rows = f"{spec.from_h}*H" if spec.from_h > 1 else "H"
+    H, layer = scoring.extent(params, "weight_hh", (rows, "H"))[1], None
+    if "weight_attention" in params:
+        layer = scoring.extent(params, "weight_attention", ("O", "M + H"))[0]
+    return sizes_of(x.shape[2], memory.shape[2], H, layer, input_feed, query), layer is not None
 
 
 def forward(

@@ -96,7 +96,11 @@ CALLS = [
     # parameters
     (dict(params=None), TypeError, "params: expected a dict of arrays, got NoneType"),
     (dict(params={}), ValueError, "params: expected 'weight_ih', got no such name"),
-    (dict(params=without("weight_hh")), ValueError, "params: expected 'weight_hh', got no such name"),
+    (
+        dict(params=without("weight_hh")),
+        ValueError,
+        "params: expected 'weight_hh' of shape (4*H, H), got no such name",
+    ),
     (dict(params=params | {"weight_ih": 3}), TypeError, "weight_ih: expected a NumPy array, got int"),
     (dict(params=params | {"weight_hh": 3}), TypeError, "weight_hh: expected a NumPy array, got int"),
     (

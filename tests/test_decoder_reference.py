@@ -120,6 +120,27 @@ def test_padding_has_no_influence(kind):
     assert not padded["weights"][np.broadcast_to(idle[:, None], padded["weights"].shape)].any()
 
 
+@pytest.mark.parametrize("mask", ["bool", "float"])
+@pytest.mark.parametrize("query", ["current", "previous"])
+def test_every_step_has_its_own_mask(query, mask):
+    p = DecoderProblem("general", query=query, T=6, mask="bool")
+    keep = p.options["mask"]
+    if mask == "float":
+        p.options["mask"] = np.where(keep, 0.0, -np.inf)
+    weights = p.outputs(p.forward(reference))["weights"]
+    assert np.array_equal(weights > 0, keep)
+
+
+@pytest.mark.parametrize("kind", ["causal", "window", "local m"])
+def test_every_step_has_its_own_place(kind):
+    p = DecoderProblem(kind, T=6)
+    n, j = np.arange(6)[:, None], np.arange(p.Tk)
+    keep = {"causal": j <= n + 1, "window": (n - 1 <= j) & (j <= n + 2), "local m": abs(j - n) <= 1}[kind]
+    assert np.array_equal(
+        p.outputs(p.forward(reference))["weights"] > 0, np.broadcast_to(keep, (p.B, 6, p.Tk))
+    )
+
+
 @pytest.mark.parametrize("sizes", [{"T": 0}, {"B": 0}, {"Tk": 0}, {"T": 1, "B": 1, "Tk": 1}], ids=str)
 @pytest.mark.parametrize("kind", ["dot", "additive", "location", "monotonic", "local p"])
 def test_empty(kind, sizes):
