@@ -2,8 +2,7 @@
 // The attention part of the table of kernels; compiled once for each instruction set, beside kernels.cpp.
 #include "attention_kernels.h"
 
-#include "engine/attention_backward.h"
-#include "engine/attention_forward.h"
+#include "engine/decoder_backward.h"
 #include "scores/registry.h"
 
 namespace pyrnn {
@@ -11,8 +10,10 @@ inline namespace PYRNN_ISA_NAMESPACE {
 
 template <class Score, class T>
 constexpr AttentionKernels attention_kernels() {
-  return {attention_forward_workspace<Score, T>, attention_forward<Score, T>, attention_backward_workspace<Score, T>,
-          attention_backward<Score, T>};
+  return {attention_forward_workspace<Score, T>,  attention_forward<Score, T>,
+          attention_backward_workspace<Score, T>, attention_backward<Score, T>,
+          decoder_forward_workspace<Score, T>,    decoder_forward<Score, T>,
+          decoder_backward_workspace<Score, T>,   decoder_backward<Score, T>};
 }
 
 void fill_attention(Kernels& t) {

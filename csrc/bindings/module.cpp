@@ -11,4 +11,5 @@ PYBIND11_MODULE(_core, m) {
   pyrnn::bind_sequence(m);
   pyrnn::bind_stream(m);
   pyrnn::bind_attention(m);
+  pyrnn::bind_decoder(m);
 }

@@ -121,10 +121,11 @@ struct ScoreBlock {
 // Vectors of columns that a panel has, rows that a tile of sums has.
 constexpr int panel_vectors = 4, sum_rows = vector_registers == 32 ? 6 : 3;
 
-// A block of columns of rows row(0) .. row(K - 1) as a panel [row][vectors of the block], zeros past the end; tells
-// whether every number is finite.
+// A block of columns of rows row(0) .. row(K - 1), each times scale[k] where there is one, as a panel [row][vectors of the
+// block], zeros past the end; tells whether every number is finite.
 template <class T, class Row>
-PYRNN_FN bool pack_panel(const Row& row, int64_t first, int64_t K, int64_t columns, int vectors, T* panel) {
+PYRNN_FN bool pack_panel(const Row& row, const T* scale, int64_t first, int64_t K, int64_t columns, int vectors,
+                         T* panel) {
   constexpr int L = lanes<T>;
   Vec<T> zero{};  // x - x is zero unless x is infinite or not a number
   for (int64_t k = 0; k < K; k++) {
@@ -132,7 +133,7 @@ PYRNN_FN bool pack_panel(const Row& row, int64_t first, int64_t K, int64_t colum
     for (int v = 0; v < vectors; v++, panel += L) {
       const Vec<T> x = load_tail(from + v * L, columns - v * L);
       zero += x - x;
-      store(panel, x);
+      store(panel, scale ? x * scale[k] : x);
     }
   }
   bool finite = true;
@@ -140,57 +141,78 @@ PYRNN_FN bool pack_panel(const Row& row, int64_t first, int64_t K, int64_t colum
   return finite;
 }
 
-// out[m][c] = Σ_k w(m, k) · panel[k][c] for one block of columns, or added to it. Careful: a weight of zero takes no
-// part, whatever the panel holds there.
-template <class T, int NV, int MR, bool careful, class Weight>
-PYRNN_FN void sum_tile(const Weight& w, int64_t K, const T* panel, T* const* out, int64_t columns, bool add) {
+// A few rows of sums over one panel: out[m] = Σ_k x[m][k·stride] · panel[k], or added to it.
+template <class T>
+struct SumTile {
+  const T* x[sum_rows];
+  T* out[sum_rows];
+  int64_t stride, K, columns;
+  const T* panel;
+  bool add;
+};
+
+// Careful: a weight of zero takes no part, whatever the panel holds there.
+template <class T, int NV, int MR, bool careful>
+__attribute__((noinline)) void sum_tile(const SumTile<T>& tile) {
   constexpr int L = lanes<T>;
   Vec<T> a[MR][NV] = {};
-  for (int64_t k = 0; k < K; k++, panel += NV * L) {
+  const T* x[MR];
+  const T* panel = tile.panel;
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) x[m] = tile.x[m];
+  const int64_t stride = tile.stride;
+  for (int64_t k = 0; k < tile.K; k++, panel += NV * L) {
     Vec<T> b[NV];
     PYRNN_UNROLL for (int v = 0; v < NV; v++) b[v] = load(panel + v * L);
     PYRNN_UNROLL for (int m = 0; m < MR; m++) {
-      const T weight = w(m, k);
+      const T weight = x[m][k * stride];
       if (careful && weight == 0) continue;
       PYRNN_UNROLL for (int v = 0; v < NV; v++) a[m][v] += broadcast(weight) * b[v];
     }
   }
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++) {
-    const int64_t n = columns - v * L;
-    store_tail(out[m] + v * L, add ? load_tail(out[m] + v * L, n) + a[m][v] : a[m][v], n);
+    T* out = tile.out[m] + v * L;
+    const int64_t n = tile.columns - v * L;
+    store_tail(out, tile.add ? load_tail(out, n) + a[m][v] : a[m][v], n);
   }
 }
 
-// One block of columns of out(m) = Σ_k w(m, k) · panel[k] for m < M, in tiles.
-template <bool careful, class T, class Weight, class Out>
-PYRNN_FN void sum_block(int64_t M, int64_t K, const Weight& w, const T* panel, int vectors, int64_t columns,
-                        const Out& out, bool add) {
-  for_each_tile(M, sum_rows, [&](int64_t m, int n) {
-    T* to[sum_rows];
-    for (int i = 0; i < n; i++) to[i] = out(m + i);
-    const auto weight = [&](int i, int64_t k) { return w(m + i, k); };
-    with_constant<panel_vectors>(vectors, [&](auto v) {
-      with_constant<sum_rows>(n, [&](auto r) {
-        sum_tile<T, decltype(v)::value, decltype(r)::value, careful>(weight, K, panel, to, columns, add);
-      });
+template <class T>
+__attribute__((noinline)) void run_sum_tile(const SumTile<T>& tile, int rows, int vectors, bool careful) {
+  with_constant<panel_vectors>(vectors, [&](auto v) {
+    with_constant<sum_rows>(rows, [&](auto r) {
+      if (careful)
+        sum_tile<T, decltype(v)::value, decltype(r)::value, true>(tile);
+      else
+        sum_tile<T, decltype(v)::value, decltype(r)::value, false>(tile);
     });
   });
 }
 
-// out (M, C) = w · rows, with w(m, k) for m < M, k < K and row(k) of C numbers; columns in blocks of panel_vectors
-// vectors, those in `blocks`. `panel` has room for K rows of a panel.
-template <class T, class Weight, class Row>
-PYRNN_FN void weighted_sums(int64_t M, int64_t K, const Weight& w, const Row& row, int64_t C, Range blocks, T* panel,
-                            T* out, int64_t out_stride) {
+// One block of columns of out(m) = Σ_k x(m)[k·stride] · panel[k] for m < M.
+template <class T, class X, class Out>
+PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const T* panel, int64_t columns,
+                        const Out& out, bool add, bool careful) {
+  SumTile<T> tile{{}, {}, stride, K, columns, panel, add};
+  for_each_tile(M, sum_rows, [&](int64_t m, int n) {
+    for (int i = 0; i < n; i++) {
+      tile.x[i] = x(m + i);
+      tile.out[i] = out(m + i);
+    }
+    run_sum_tile(tile, n, int(ceil_div(columns, lanes<T>)), careful);
+  });
+}
+
+// out (M, C), rows `out_stride` apart, = Σ_k x(m)[k·stride] · scale[k] · row(k) for k < K; columns in blocks of
+// panel_vectors vectors, those in `blocks`. `panel` has room for K rows of a panel.
+template <class T, class X, class Row>
+PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, const Row& row, const T* scale, int64_t C,
+                            Range blocks, T* panel, T* out, int64_t out_stride) {
   constexpr int width = panel_vectors * lanes<T>;
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     const int64_t first = block * width, columns = smaller(width, C - first);
-    const int vectors = int(ceil_div(columns, lanes<T>));
-    const auto to = [&](int64_t m) { return out + m * out_stride + first; };
-    if (pack_panel(row, first, K, columns, vectors, panel))
-      sum_block<false>(M, K, w, panel, vectors, columns, to, false);
-    else
-      sum_block<true>(M, K, w, panel, vectors, columns, to, false);
+    const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel);
+    sum_block(
+        M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, false, !finite);
   }
 }
 

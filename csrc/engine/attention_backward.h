@@ -18,6 +18,7 @@ struct AttentionBackward {
   const AttentionArgs& args;
   const AttentionGradients& g;
   int threads;
+  bool stepwise;
   AttentionSizes s = args.sizes;
   int64_t padded = round_up(s.D, L), value_padded = round_up(s.Dv, L);
   Pieces pieces = cut_pieces(s, value_padded * int64_t(sizeof(T)), threads);
@@ -28,13 +29,16 @@ struct AttentionBackward {
   T* ds;  // (B, Tq, Tk): of the weights, then of the scores before the scale
   T* partial;  // (B, padded): of weight_score, sequence by sequence
   T* row_sums;  // (B, Tq): of ds
-  PerThread<T> query_rows, value_rows, panel, carry, scratch;
+  T* carry;     // (B, 2, Tk): of the weights of the query at hand and of the one before it, in turns
+  T *all_keys, *all_values;  // (B, Tk, padded), (B, Tk, value_padded); stepwise only
+  PerThread<T> query_rows, value_rows, panel, scratch;
   HistoryBackward<T> history;
   Queue* queue;  // one for each stage
   Barrier* barrier;
 
-  AttentionBackward(const AttentionArgs& args, const AttentionGradients& g, int threads)
-      : args(args), g(g), threads(threads) {}
+  // Stepwise: the queries come one after the other, from the last; only their gradients are wanted meanwhile.
+  AttentionBackward(const AttentionArgs& args, const AttentionGradients& g, int threads, bool stepwise = false)
+      : args(args), g(g), threads(threads), stepwise(stepwise) {}
 
   PYRNN_FN bool has_history() const { return args.history.filters > 0 || args.history.coverage; }
   PYRNN_FN int64_t feature_parts(int64_t blocks) const {
@@ -45,19 +49,25 @@ struct AttentionBackward {
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
+    carve(carver);
+    return carver.used;
+  }
+  void carve(Carver& carver) {
     ds = carver.take<T>(s.B * s.Tq * s.Tk);
     partial = carver.take<T>(Score::weighted && !has_history() ? s.B * padded : 0);
     row_sums = carver.take<T>(s.B * s.Tq);
-    query_rows = carver.take_per_thread<T>(threads, pieces.most_queries() * value_padded);
-    value_rows = carver.take_per_thread<T>(threads, pieces.most_keys() * value_padded);
+    carry = carver.take<T>(s.B * 2 * s.Tk);
+    all_keys = carver.take<T>(stepwise && Score::weighted && !has_history() ? s.B * s.Tk * padded : 0);
+    all_values = carver.take<T>(stepwise && s.Dv % L ? s.B * s.Tk * value_padded : 0);
+    query_rows = carver.take_per_thread<T>(
+        threads, larger(stepwise ? padded : 0, (stepwise ? 1 : pieces.most_queries()) * value_padded));
+    value_rows = carver.take_per_thread<T>(threads, stepwise ? 0 : pieces.most_keys() * value_padded);
     panel = carver.take_per_thread<T>(threads, larger(larger(s.Tk, s.Tq) * panel_vectors * L,
                                                       slice_vectors * L * (s.Tq + 2 * s.Tk)));
-    carry = carver.take_per_thread<T>(threads, 2 * s.Tk);
     scratch = carver.take_per_thread<T>(threads, 2 * s.Tk);
     if (has_history()) history.carve_all(carver, args, threads);
     queue = carver.take<Queue>(4);
     barrier = carver.take<Barrier>(1);
-    return carver.used;
   }
 
   void prepare() {
@@ -84,8 +94,12 @@ struct AttentionBackward {
       for (int64_t j = 0; j < keys.size(); j++)
         prepare_row<Dot>(value + j * s.Dv, s.Dv, v_rows + j * value_padded);
     }
-    const ScoreBlock<Dot, T> block{s.Dv % L ? q_rows : dcontext, s.Dv % L ? v_rows : value, value_padded,
-                                   value_padded, nullptr, value_padded};
+    product_block(b, queries, keys, s.Dv % L ? q_rows : dcontext, s.Dv % L ? v_rows : value);
+  }
+
+  // ds of a block of pairs; rows are value_padded apart.
+  void product_block(int64_t b, Range queries, Range keys, const T* dcontext, const T* value) const {
+    const ScoreBlock<Dot, T> block{dcontext, value, value_padded, value_padded, nullptr, value_padded};
     block.run(
         queries.size(), keys.size(),
         [&](int64_t first, int m, int64_t j, int n) {
@@ -144,33 +158,128 @@ struct AttentionBackward {
     row_sums[at] = sum;
   }
 
-  void unalign_rows(int thread, int64_t piece) const {
-    const int64_t b = rows.batch(piece), Tk = s.Tk;
-    const Range queries = rows.queries(piece);
-    if (!has_history() && args.alignment != align_monotonic) {
-      for (int64_t i = queries.begin; i < queries.end; i++) unalign(b, i, nullptr, nullptr, scratch[thread]);
-      return;
+  PYRNN_FN bool in_order() const { return has_history() || args.alignment == align_monotonic; }
+  PYRNN_FN T* carry_row(int64_t b, int64_t i) const { return carry + (2 * b + i % 2) * s.Tk; }
+
+  // Query i of sequence b, its products being done, where queries go from the last to the first.
+  void unalign_in_order(int thread, int64_t b, int64_t i) const {
+    const int64_t Tk = s.Tk;
+    T *more = carry_row(b, i), *before = carry_row(b, i + 1);
+    if (i == s.Tq - 1) {
+      for (int64_t j = 0; j < Tk; j++) more[j] = 0;
+      if (has_history()) history.begin(b);
     }
-    // more: of the weights of the query at hand, before: of the query before it.
-    T *more = carry[thread], *before = more + Tk;
-    for (int64_t j = 0; j < Tk; j++) more[j] = 0;
-    if (has_history()) history.begin(thread, b);
-    for (int64_t i = s.Tq - 1; i >= 0; i--) {
-      for (int64_t j = 0; j < Tk; j++) before[j] = 0;
-      unalign(b, i, more, before, scratch[thread]);
-      if (has_history())
-        history.row(thread, b, i, ds + row(b, i) * Tk, static_cast<T*>(g.dquery) + row(b, i) * s.D, before);
-      // All later queries have the coverage of this one's weights, the first has none.
-      if (args.history.coverage && i > 0)
-        for (int64_t j = 0; j < Tk; j++) before[j] += history.coverage_gradient[thread][j];
-      T* swap = more;
-      more = before;
-      before = swap;
+    for (int64_t j = 0; j < Tk; j++) before[j] = 0;
+    unalign(b, i, more, before, scratch[thread]);
+    if (has_history())
+      history.row(thread, b, i, ds + row(b, i) * Tk, static_cast<T*>(g.dquery) + row(b, i) * s.D, before);
+    // All later queries have the coverage of these weights; that of the first has its own place.
+    if (args.history.coverage && i > 0)
+      for (int64_t j = 0; j < Tk; j++) before[j] += history.coverage_gradient[b * Tk + j];
+  }
+
+  // After the first query of sequence b.
+  void end_sequence(int64_t b) const {
+    const int64_t Tk = s.Tk;
+    if (!in_order()) return;
+    if (s.Tq == 0) {
+      for (int64_t j = 0; j < Tk; j++) carry_row(b, 1)[j] = 0;
+      if (has_history()) history.begin(b);
     }
-    if (has_history()) history.end(thread, b, static_cast<T*>(g.dkey));
+    if (has_history()) history.end(b, static_cast<T*>(g.dkey));
     for (int64_t j = 0; j < Tk; j++) {
-      if (g.dprevious) static_cast<T*>(g.dprevious)[b * Tk + j] = more[j];
-      if (g.dcoverage_from) static_cast<T*>(g.dcoverage_from)[b * Tk + j] = history.coverage_gradient[thread][j];
+      if (g.dprevious) static_cast<T*>(g.dprevious)[b * Tk + j] = carry_row(b, 1)[j];
+      if (g.dcoverage_from) static_cast<T*>(g.dcoverage_from)[b * Tk + j] = history.coverage_gradient[b * Tk + j];
+    }
+  }
+
+  void unalign_rows(int thread, int64_t piece) const {
+    const int64_t b = rows.batch(piece);
+    const Range queries = rows.queries(piece);
+    for (int64_t i = queries.end - 1; i >= queries.begin; i--)
+      if (in_order())
+        unalign_in_order(thread, b, i);
+      else
+        unalign(b, i, nullptr, nullptr, scratch[thread]);
+    end_sequence(b);
+  }
+
+  // Stepwise: before the queries of sequence b.
+  void prepare_sequence(int64_t b) const {
+    if (s.Dv % L)
+      for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++)
+        prepare_row<Dot>(static_cast<const T*>(args.value) + j * s.Dv, s.Dv, all_values + j * value_padded);
+    if constexpr (Score::weighted) {
+      if (has_history()) return;
+      const bool fast = within_limit(b, attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk}));
+      for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++) {
+        const T* key = static_cast<const T*>(args.key) + j * s.D;
+        if (fast)
+          prepare_row<Score>(key, s.D, all_keys + j * padded);
+        else
+          prepare_row<typename Score::Fallback>(key, s.D, all_keys + j * padded);
+      }
+    }
+  }
+
+  // Stepwise: from dcontext of query i, which stands in its place now, to dquery.
+  void step(int thread, int64_t b, int64_t i) const {
+    const int64_t at = row(b, i);
+    const Range keys = row_bounds(args, at);
+    const T* dcontext = static_cast<const T*>(g.dcontext) + at * s.Dv;
+    if (s.Dv % L) {
+      prepare_row<Dot>(dcontext, s.Dv, query_rows[thread]);
+      product_block(b, {i, i + 1}, keys, query_rows[thread], all_values + (b * s.Tk + keys.begin) * value_padded);
+    } else {
+      product_block(b, {i, i + 1}, keys, dcontext,
+                    static_cast<const T*>(args.value) + (b * s.Tk + keys.begin) * s.Dv);
+    }
+    if (in_order())
+      unalign_in_order(thread, b, i);
+    else
+      unalign(b, i, nullptr, nullptr, scratch[thread]);
+    if (has_history()) return;
+    const T* query = static_cast<const T*>(args.query) + at * s.D;
+    T* dquery = static_cast<T*>(g.dquery) + at * s.D;
+    const T* gradient = ds + at * s.Tk + keys.begin;
+    if constexpr (Score::product) {
+      const T* key = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
+      const T* k_size = static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin;
+      weighted_sum<T>(
+          keys.size(), [&](int64_t j) { return Score::unit_rows ? gradient[j] * k_size[j] : gradient[j]; },
+          [&](int64_t j) { return key + j * s.D; }, s.D, dquery);
+      if (Score::unit_rows) unit_row(query, static_cast<const T*>(args.query_size)[at], dquery);
+    } else {
+      const T* key = all_keys + (b * s.Tk + keys.begin) * padded;
+      if (within_limit(b, attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk})))
+        additive_query<Score>(gradient, query, key, keys.size(), query_rows[thread], dquery);
+      else
+        additive_query<typename Score::Fallback>(gradient, query, key, keys.size(), query_rows[thread], dquery);
+    }
+  }
+
+  // dquery of one query from prepared keys; a pair whose gradient is zero takes no part.
+  template <class Form>
+  void additive_query(const T* gradient, const T* query, const T* keys, int64_t n, T* prepared, T* dquery) const {
+    constexpr int NV = 4;
+    prepare_row<Form>(query, s.D, prepared);
+    const T* weight = static_cast<const T*>(args.weight_score);
+    for (int64_t first = 0; first < padded; first += NV * L) {
+      with_constant<NV>(int(smaller(NV, (padded - first) / L)), [&](auto vectors) {
+        constexpr int V = decltype(vectors)::value;
+        Vec<T> q[V], sum[V] = {};
+        PYRNN_UNROLL for (int v = 0; v < V; v++) q[v] = load(prepared + first + v * L);
+        for (int64_t j = 0; j < n; j++) {
+          if (gradient[j] == 0) continue;
+          const T* k = keys + j * padded + first;
+          PYRNN_UNROLL for (int v = 0; v < V; v++)
+            sum[v] += broadcast(gradient[j]) * Form::slope(Form::phi(q[v], load(k + v * L)));
+        }
+        PYRNN_UNROLL for (int v = 0; v < V; v++) {
+          const int64_t d = first + v * L;
+          store_tail(dquery + d, load_tail(weight + d, s.D - d) * T(Form::slope_factor) * sum[v], s.D - d);
+        }
+      });
     }
   }
 
@@ -193,9 +302,8 @@ struct AttentionBackward {
     clear_rows(dvalue, s.Dv, b, keys, blocks, panel_vectors * L);
     const T* dcontext = static_cast<const T*>(g.dcontext) + row(b, 0) * s.Dv;
     weighted_sums<T>(
-        keys.size(), s.Tq, [&](int64_t j, int64_t i) { return w[i * s.Tk + j]; },
-        [&](int64_t i) { return dcontext + i * s.Dv; }, s.Dv, blocks, panel[thread],
-        dvalue + (b * s.Tk + keys.begin) * s.Dv, s.Dv);
+        keys.size(), s.Tq, [&](int64_t j) { return w + j; }, s.Tk, [&](int64_t i) { return dcontext + i * s.Dv; },
+        nullptr, s.Dv, blocks, panel[thread], dvalue + (b * s.Tk + keys.begin) * s.Dv, s.Dv);
   }
 
   // A score that is a product: dquery = ds · key, dkey = dsᵀ · query, over one part of the features.
@@ -208,21 +316,22 @@ struct AttentionBackward {
     const T* query = static_cast<const T*>(args.query) + row(b, 0) * s.D;
     const T* q_size = static_cast<const T*>(args.query_size) + row(b, 0);
     const T* k_size = static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin;
-    const auto of_key = [&](int64_t j) { return Score::unit_rows ? k_size[j] : T(1); };
-    const auto of_query = [&](int64_t i) { return Score::unit_rows ? q_size[i] : T(1); };
     weighted_sums<T>(
-        s.Tq, keys.size(), [&](int64_t i, int64_t j) { return gradient[i * s.Tk + j] * of_key(j); },
-        [&](int64_t j) { return key + j * s.D; }, s.D, blocks, panel[thread],
+        s.Tq, keys.size(), [&](int64_t i) { return gradient + i * s.Tk; }, 1, [&](int64_t j) { return key + j * s.D; },
+        Score::unit_rows ? k_size : nullptr, s.D, blocks, panel[thread],
         static_cast<T*>(g.dquery) + row(b, 0) * s.D, s.D);
     clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, blocks, panel_vectors * L);
     weighted_sums<T>(
-        keys.size(), s.Tq, [&](int64_t j, int64_t i) { return gradient[i * s.Tk + j] * of_query(i); },
-        [&](int64_t i) { return query + i * s.D; }, s.D, blocks, panel[thread],
+        keys.size(), s.Tq, [&](int64_t j) { return gradient + j; }, s.Tk, [&](int64_t i) { return query + i * s.D; },
+        Score::unit_rows ? q_size : nullptr, s.D, blocks, panel[thread],
         static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D, s.D);
   }
 
   // The gradient of x/|x| to that of x: (d - u (u·d)) / |x|, with u = x/|x|.
   void unit_row(const T* x, T inverse, T* d) const {
+    bool any = false;
+    for (int64_t i = 0; i < s.D; i++) any = any || d[i] != 0;
+    if (!any) return;  // whatever x holds
     T along = 0;
     for (int64_t i = 0; i < s.D; i++) along += x[i] * inverse * d[i];
     for (int64_t i = 0; i < s.D; i++) d[i] = inverse == 0 ? T(0) : (d[i] - x[i] * inverse * along) * inverse;
@@ -232,8 +341,7 @@ struct AttentionBackward {
     for (int64_t i = row(b, 0); i < row(b + 1, 0); i++)
       unit_row(static_cast<const T*>(args.query) + i * s.D, q_size[i], static_cast<T*>(g.dquery) + i * s.D);
     for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++)
-      if (k_size[j] != 0)
-        unit_row(static_cast<const T*>(args.key) + j * s.D, k_size[j], static_cast<T*>(g.dkey) + j * s.D);
+      unit_row(static_cast<const T*>(args.key) + j * s.D, k_size[j], static_cast<T*>(g.dkey) + j * s.D);
   }
 
   // Whether every pair of a sequence is within the limits of the score's form.
@@ -336,6 +444,11 @@ struct AttentionBackward {
     barrier->wait(threads);
     queue[1].run(rows.count(), [&](int64_t piece) { unalign_rows(thread, piece); });
     barrier->wait(threads);
+    after_rows(thread);
+  }
+
+  // What is left once the gradients of all scores are there: those of values, keys and parameters.
+  void after_rows(int thread) {
     queue[2].run(s.B * value_parts, [&](int64_t piece) { values(thread, piece); });
     if (!has_history()) queue[3].run(s.B * parts, [&](int64_t piece) { features(thread, piece); });
     barrier->wait(threads);

@@ -14,6 +14,7 @@ struct AttentionForward {
   static constexpr int L = lanes<T>;
   const AttentionArgs& args;
   int threads;
+  bool stepwise;
   AttentionSizes s = args.sizes;
   int64_t padded = round_up(s.D, L);
   Pieces pieces = cut_pieces(s, padded * int64_t(sizeof(T)), threads);
@@ -21,12 +22,15 @@ struct AttentionForward {
   T sum_of_weights = 0;
 
   T* weight;  // weight_score in whole vectors
+  T* all_keys;  // (B, Tk, padded), prepared; stepwise only
   PerThread<T> query_rows, key_rows, query_size, key_size, panel, scratch;
   HistoryForward<T> history;
   Queue *score_queue, *row_queue;
   Barrier* barrier;
 
-  AttentionForward(const AttentionArgs& args, int threads) : args(args), threads(threads) {}
+  // Stepwise: the queries come one after the other (a decoder's), and all the keys are prepared before.
+  AttentionForward(const AttentionArgs& args, int threads, bool stepwise = false)
+      : args(args), threads(threads), stepwise(stepwise) {}
 
   PYRNN_FN bool has_history() const { return args.history.filters > 0 || args.history.coverage; }
   PYRNN_FN int64_t row(int64_t b, int64_t i) const { return b * s.Tq + i; }
@@ -34,18 +38,22 @@ struct AttentionForward {
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
+    carve(carver);
+    return carver.used;
+  }
+  void carve(Carver& carver) {
     weight = carver.take<T>(padded);
-    query_rows = carver.take_per_thread<T>(threads, pieces.most_queries() * padded);
-    key_rows = carver.take_per_thread<T>(threads, pieces.most_keys() * padded);
+    all_keys = carver.take<T>(stepwise && !has_history() ? s.B * s.Tk * padded : 0);
+    query_rows = carver.take_per_thread<T>(threads, stepwise ? padded : pieces.most_queries() * padded);
+    key_rows = carver.take_per_thread<T>(threads, stepwise ? 0 : pieces.most_keys() * padded);
     query_size = carver.take_per_thread<T>(threads, pieces.most_queries());
     key_size = carver.take_per_thread<T>(threads, pieces.most_keys());
-    panel = carver.take_per_thread<T>(threads, s.Tk * panel_vectors * L);
+    panel = carver.take_per_thread<T>(threads, stepwise ? 0 : s.Tk * panel_vectors * L);
     scratch = carver.take_per_thread<T>(threads, s.Tk);
     if (has_history()) history.carve(carver, args, threads);
     score_queue = carver.take<Queue>(1);
     row_queue = carver.take<Queue>(1);
     barrier = carver.take<Barrier>(1);
-    return carver.used;
   }
 
   void prepare() {
@@ -72,7 +80,6 @@ struct AttentionForward {
     // The first part of the queries leaves the sizes of all the keys that backward needs.
     const bool leaves_sizes = pieces.query_part(piece) == 0;
     const Range keys = attended(bounds, leaves_sizes ? Range{0, s.Tq} : queries, pieces.keys(piece));
-    const uint8_t* mask = args.mask ? args.mask + row(b, 0) * s.Tk : nullptr;
     T *q_rows = query_rows[thread], *k_rows = key_rows[thread], *q_size = query_size[thread], *k_size = key_size[thread];
     const T* q = static_cast<const T*>(args.query) + row(b, queries.begin) * s.D;
     const T* k = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
@@ -88,6 +95,16 @@ struct AttentionForward {
       for (int64_t j = 0; j < keys.size(); j++) k_sizes[j] = k_size[j];
     }
 
+    score_block(b, queries, keys, q_rows, k_rows, q_size, k_size);
+  }
+
+  // The scores of prepared queries and keys of a sequence, in the other form where they are beyond the limit of theirs.
+  void score_block(int64_t b, Range queries, Range keys, const T* q_rows, const T* k_rows, const T* q_size,
+                   const T* k_size) const {
+    const int64_t* bounds = args.bounds + row(b, 0) * 2;
+    const uint8_t* mask = args.mask ? args.mask + row(b, 0) * s.Tk : nullptr;
+    const T* q = static_cast<const T*>(args.query) + row(b, queries.begin) * s.D;
+    const T* k = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
     const T limit = T(Score::limit[sizeof(T) == sizeof(double)]);
     const bool within = limit == 0 || largest_size(q_size, queries.size()) + largest_size(k_size, keys.size()) <= limit;
     const ScoreBlock<Score, T> block{q_rows, k_rows, padded, padded, weight, padded};
@@ -177,8 +194,40 @@ struct AttentionForward {
       weighted_sum<T>(keys.size(), [&](int64_t k) { return w[k]; }, value_row, s.Dv, context);
     else
       weighted_sums<T>(
-          queries.size(), keys.size(), [&](int64_t m, int64_t k) { return w[m * s.Tk + k]; }, value_row, s.Dv,
+          queries.size(), keys.size(), [&](int64_t m) { return w + m * s.Tk; }, 1, value_row, nullptr, s.Dv,
           {0, column_blocks<T>(s.Dv)}, panel[thread], context, s.Dv);
+  }
+
+  // Stepwise: before the queries of sequence b.
+  void prepare_keys(int64_t b) const {
+    const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
+    const T* k = static_cast<const T*>(args.key) + b * s.Tk * s.D;
+    T* sizes = static_cast<T*>(args.key_size) + b * s.Tk;
+    for (int64_t j = 0; j < s.Tk; j++)
+      sizes[j] = j >= keys.begin && j < keys.end
+                     ? prepare_row<Score>(k + j * s.D, s.D, all_keys + (b * s.Tk + j) * padded)
+                     : T(0);
+  }
+
+  // Stepwise: query i of sequence b, which stands in its place of args.query now.
+  void step(int thread, int64_t b, int64_t i) const {
+    const Range keys = row_bounds(args, row(b, i));
+    T* w = weights_row(b, i);
+    if (has_history()) {
+      history.scores(thread, b, i, w);
+    } else {
+      T* q_row = query_rows[thread];
+      T* q_size = static_cast<T*>(args.query_size) + row(b, i);
+      *q_size = prepare_row<Score>(static_cast<const T*>(args.query) + row(b, i) * s.D, s.D, q_row);
+      score_block(b, {i, i + 1}, keys, q_row, all_keys + (b * s.Tk + keys.begin) * padded, q_size,
+                  static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin);
+    }
+    align(b, i, scratch[thread]);
+    const T* value = static_cast<const T*>(args.value) + b * s.Tk * s.Dv;
+    weighted_sum<T>(
+        keys.size(), [&](int64_t k) { return w[keys.begin + k]; },
+        [&](int64_t k) { return value + (keys.begin + k) * s.Dv; }, s.Dv,
+        static_cast<T*>(args.context) + row(b, i) * s.Dv);
   }
 
   void work(int thread) {

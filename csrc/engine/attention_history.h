@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores that depend on the weights of the queries before: location-aware (Chorowski et al. 2015), coverage (See et al.
-// 2017). A query waits for the one before it, so a sequence belongs to one thread.
+// 2017). A query waits for the one before it, so a sequence belongs to one thread; what a sequence carries from query to
+// query is its own.
 //
 //   s_ij = Σ_d w_d tanh(q_id + k_jd + Σ_f U_df x_fj),   x_f = filter_f ⋆ α_{i-1},   the last x of coverage Σ_{i'<i} α_i'
 #pragma once
@@ -18,7 +19,8 @@ struct HistoryRows {
   int64_t padded, count;  // features: the filters, then coverage
   T* weight;              // weight_score in whole vectors
   T* location;            // (count, padded)
-  PerThread<T> key_rows, query_row, features;
+  T *key_rows, *coverage_now;  // (B, Tk, padded), (B, Tk)
+  PerThread<T> query_row, features;
 
   PYRNN_FN bool covers() const { return args.history.coverage != nullptr; }
 
@@ -28,7 +30,8 @@ struct HistoryRows {
     count = args.history.filters + (covers() ? 1 : 0);
     weight = carver.take<T>(padded);
     location = carver.take<T>(count * padded);
-    key_rows = carver.take_per_thread<T>(threads, args.sizes.Tk * padded);
+    key_rows = carver.take<T>(args.sizes.B * args.sizes.Tk * padded);
+    coverage_now = carver.take<T>(covers() ? args.sizes.B * args.sizes.Tk : 0);
     query_row = carver.take_per_thread<T>(threads, padded);
     features = carver.take_per_thread<T>(threads, count * args.sizes.Tk);
   }
@@ -49,10 +52,10 @@ struct HistoryRows {
     for (int64_t d = 0; d < padded; d += L) store(to + d, load_tail(from + d, args.sizes.D - d));
   }
 
-  void load_keys(int thread, int64_t b) const {
+  PYRNN_FN T* key_row(int64_t b, int64_t j) const { return key_rows + (b * args.sizes.Tk + j) * padded; }
+  void load_keys(int64_t b) const {
     const T* key = static_cast<const T*>(args.key) + b * args.sizes.Tk * args.sizes.D;
-    for (int64_t j = 0; j < args.sizes.Tk; j++)
-      copy_padded(key + j * args.sizes.D, key_rows[thread] + j * padded);
+    for (int64_t j = 0; j < args.sizes.Tk; j++) copy_padded(key + j * args.sizes.D, key_row(b, j));
   }
 
   // The weights of the query before query i of sequence b; null: zeros.
@@ -95,9 +98,13 @@ struct HistoryForward : HistoryRows<T> {
   void scores(int thread, int64_t b, int64_t i, T* out) const {
     const int64_t Tk = args.sizes.Tk, row = b * args.sizes.Tq + i;
     T* x = this->features[thread];
-    if (i == 0) this->load_keys(thread, b);
+    if (i == 0) this->load_keys(b);
     this->filter_features(this->weights_before(b, i), x);
-    if (this->covers()) this->advance_coverage(b, i, x + (count - 1) * Tk);
+    if (this->covers()) {
+      T* now = this->coverage_now + b * Tk;
+      this->advance_coverage(b, i, now);
+      for (int64_t j = 0; j < Tk; j++) x[(count - 1) * Tk + j] = now[j];
+    }
     T* q = this->query_row[thread];
     this->copy_padded(static_cast<const T*>(args.query) + row * args.sizes.D, q);
     const Range keys = row_bounds(args, row);
@@ -106,7 +113,7 @@ struct HistoryForward : HistoryRows<T> {
       const T* k[tile_keys];
       const T* x_of[tile_keys];
       for (int a = 0; a < tile_keys; a++) {
-        k[a] = this->key_rows[thread] + (j + smaller(a, n - 1)) * padded;
+        k[a] = this->key_row(b, j + smaller(a, n - 1));
         x_of[a] = x + j + smaller(a, n - 1);
       }
       Vec<T> sum[tile_keys] = {};
@@ -135,32 +142,33 @@ struct HistoryBackward : HistoryRows<T> {
   using Base = HistoryRows<T>;
   using Base::args, Base::padded, Base::count, Base::weight, Base::location, Base::L;
   T *partial, *filters;
-  PerThread<T> coverages, key_gradient, feature_gradient, coverage_gradient, products;
+  T *coverages, *key_gradient, *coverage_gradient;  // (B, Tq, Tk), (B, Tk, padded), (B, Tk)
+  PerThread<T> feature_gradient, products;
 
   void carve_all(Carver& carver, const AttentionArgs& all, int threads) {
     this->carve(carver, all, threads);
     const AttentionSizes& s = args.sizes;
     partial = carver.take<T>(s.B * (1 + count) * padded);
     filters = carver.take<T>(s.B * args.history.filters * args.history.width);
-    coverages = carver.take_per_thread<T>(threads, this->covers() ? s.Tq * s.Tk : 0);
-    key_gradient = carver.take_per_thread<T>(threads, s.Tk * padded);
+    coverages = carver.take<T>(this->covers() ? s.B * s.Tq * s.Tk : 0);
+    key_gradient = carver.take<T>(s.B * s.Tk * padded);
+    coverage_gradient = carver.take<T>(s.B * s.Tk);
     feature_gradient = carver.take_per_thread<T>(threads, count * s.Tk);
-    coverage_gradient = carver.take_per_thread<T>(threads, s.Tk);
     products = carver.take_per_thread<T>(threads, count * tile_keys * L);
   }
 
   PYRNN_FN T* partial_row(int64_t b, int64_t i) const { return partial + (b * (1 + count) + i) * padded; }
 
-  void begin(int thread, int64_t b) const {
+  void begin(int64_t b) const {
     const AttentionSizes& s = args.sizes;
-    this->load_keys(thread, b);
+    this->load_keys(b);
     for (int64_t i = 0; i < (1 + count) * padded; i++) partial_row(b, 0)[i] = 0;
     const int64_t taps = args.history.filters * args.history.width;
     for (int64_t i = 0; i < taps; i++) filters[b * taps + i] = 0;
-    for (int64_t i = 0; i < s.Tk * padded; i++) key_gradient[thread][i] = 0;
-    for (int64_t j = 0; j < s.Tk; j++) coverage_gradient[thread][j] = 0;
+    for (int64_t i = 0; i < s.Tk * padded; i++) key_gradient[b * s.Tk * padded + i] = 0;
+    for (int64_t j = 0; j < s.Tk; j++) coverage_gradient[b * s.Tk + j] = 0;
     for (int64_t i = 0; this->covers() && i < s.Tq; i++) {
-      T* c = coverages[thread] + i * s.Tk;
+      T* c = coverages + (b * s.Tq + i) * s.Tk;
       for (int64_t j = 0; j < s.Tk; j++) c[j] = i > 0 ? c[j - s.Tk] : T(0);
       this->advance_coverage(b, i, c);
     }
@@ -174,7 +182,7 @@ struct HistoryBackward : HistoryRows<T> {
     this->copy_padded(static_cast<const T*>(args.query) + at * D, q);
     this->filter_features(this->weights_before(b, i), x);
     if (this->covers())
-      for (int64_t j = 0; j < Tk; j++) x[(count - 1) * Tk + j] = coverages[thread][i * Tk + j];
+      for (int64_t j = 0; j < Tk; j++) x[(count - 1) * Tk + j] = coverages[at * Tk + j];
     for (int64_t n = 0; n < count * Tk; n++) dx[n] = 0;
     for (int64_t d = 0; d < D; d++) dquery[d] = 0;
     const Range keys = row_bounds(args, at);
@@ -185,10 +193,8 @@ struct HistoryBackward : HistoryRows<T> {
       if (any) tile(thread, b, j, n, q, ds, x, dx, dquery);
     }
     previous(b, i, dx, carry);
-    T* dc = coverage_gradient[thread];
-    for (int64_t j = 0; this->covers() && j < Tk; j++) {
-      dc[j] += dx[(count - 1) * Tk + j];
-    }
+    T* dc = coverage_gradient + b * Tk;
+    for (int64_t j = 0; this->covers() && j < Tk; j++) dc[j] += dx[(count - 1) * Tk + j];
   }
 
   void tile(int thread, int64_t b, int64_t j, int n, const T* q, const T* ds, const T* x, T* dx, T* dquery) const {
@@ -205,8 +211,8 @@ struct HistoryBackward : HistoryRows<T> {
       int64_t row = key;
       for (int c = 0; gradient == 0 && c < n; c++)
         if (ds[j + c] != 0) row = j + c;
-      k[a] = this->key_rows[thread] + row * padded;
-      dk[a] = key_gradient[thread] + row * padded;
+      k[a] = this->key_row(b, row);
+      dk[a] = key_gradient + (b * Tk + row) * padded;
       x_of[a] = x + row;
     }
     Vec<T>* sums = reinterpret_cast<Vec<T>*>(products[thread]);
@@ -265,11 +271,10 @@ struct HistoryBackward : HistoryRows<T> {
     }
   }
 
-  void end(int thread, int64_t b, T* dkey) const {
-    const int64_t D = args.sizes.D;
-    for (int64_t j = 0; j < args.sizes.Tk; j++)
-      for (int64_t d = 0; d < D; d += L)
-        store_tail(dkey + (b * args.sizes.Tk + j) * D + d, load(key_gradient[thread] + j * padded + d), D - d);
+  void end(int64_t b, T* dkey) const {
+    const int64_t D = args.sizes.D, first = b * args.sizes.Tk;
+    for (int64_t j = first; j < first + args.sizes.Tk; j++)
+      for (int64_t d = 0; d < D; d += L) store_tail(dkey + j * D + d, load(key_gradient + j * padded + d), D - d);
   }
 };
 

@@ -80,7 +80,7 @@ PYRNN_FN T largest_size(const T* sizes, int64_t n) {
 // sums[m·tile_keys + n] = Σ_d w_d φ(q[m]_d, k[n]_d) over whole vectors; w is null for a score without weights. Rows may
 // start anywhere.
 template <class Score, class T, int MQ>
-PYRNN_FN void score_tile(const T* const* q, const T* const* k, const T* w, int64_t padded, T* sums) {
+__attribute__((noinline)) void score_tile(const T* const* q, const T* const* k, const T* w, int64_t padded, T* sums) {
   constexpr int L = lanes<T>, N = tile_keys;
   Vec<T> a[MQ * N] = {};
   for (int64_t d = 0; d < padded; d += L) {
