@@ -73,7 +73,6 @@ def bounds_of(rule: Rule, lengths: Array, Tq: int, center: Array | None) -> Arra
             low = np.ceil(center.real - rule.left).astype(np.int64)
             high = np.floor(center.real + rule.right).astype(np.int64)
         first, last = np.maximum(first, low), np.minimum(last, high + 1)
-    last = np.maximum(last, 0)
     return np.stack([np.minimum(first, last), last], axis=-1)
 
 

@@ -234,7 +234,7 @@ def read(a: Arguments, weights: Array, covered: Array, i: int) -> Row:
         k = k + covered[:, :, None] * a.weight_coverage
     away, gaussian = np.zeros_like(k[:, :, 0]), np.ones_like(k[:, :, 0])
     if a.center is not None:  # Luong et al. 2015, equation 10
-        away = j - np.where(some, a.center[:, i, None], 0)
+        away = j - a.center[:, i, None]
         gaussian = np.exp(-away * away / (2 * a.sigma**2))
     return Row(
         attended,
@@ -242,7 +242,7 @@ def read(a: Arguments, weights: Array, covered: Array, i: int) -> Row:
         np.where(some, a.query[:, i], 0),
         k,
         np.where(attended[:, :, None], a.value, 0),
-        np.zeros_like(away) if a.bias is None else np.where(attended, a.bias[:, i], 0),
+        np.zeros_like(away) if a.bias is None else a.bias[:, i],
         gaussian,
         away,
         windows,
