@@ -63,7 +63,7 @@ struct AttentionBackward {
         threads, larger(stepwise ? padded : 0, (stepwise ? 1 : pieces.most_queries()) * value_padded));
     value_rows = carver.take_per_thread<T>(threads, stepwise ? 0 : pieces.most_keys() * value_padded);
     panel = carver.take_per_thread<T>(threads, larger(larger(s.Tk, s.Tq) * panel_vectors * L,
-                                                      slice_vectors * L * (s.Tq + 2 * s.Tk)));
+                                                      slice_vectors * L * (2 * s.Tq + 3 * s.Tk)));
     scratch = carver.take_per_thread<T>(threads, 2 * s.Tk);
     if (has_history()) history.carve_all(carver, args, threads);
     queue = carver.take<Queue>(4);
@@ -211,14 +211,8 @@ struct AttentionBackward {
         prepare_row<Dot>(static_cast<const T*>(args.value) + j * s.Dv, s.Dv, all_values + j * value_padded);
     if constexpr (Score::weighted) {
       if (has_history()) return;
-      const bool fast = within_limit(b, attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk}));
-      for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++) {
-        const T* key = static_cast<const T*>(args.key) + j * s.D;
-        if (fast)
-          prepare_row<Score>(key, s.D, all_keys + j * padded);
-        else
-          prepare_row<typename Score::Fallback>(key, s.D, all_keys + j * padded);
-      }
+      for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++)
+        prepare_row<Score>(static_cast<const T*>(args.key) + j * s.D, s.D, all_keys + j * padded);
     }
   }
 
@@ -250,20 +244,17 @@ struct AttentionBackward {
           [&](int64_t j) { return key + j * s.D; }, s.D, dquery);
       if (Score::unit_rows) unit_row(query, static_cast<const T*>(args.query_size)[at], dquery);
     } else {
-      const T* key = all_keys + (b * s.Tk + keys.begin) * padded;
-      if (within_limit(b, attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk})))
-        additive_query<Score>(gradient, query, key, keys.size(), query_rows[thread], dquery);
-      else
-        additive_query<typename Score::Fallback>(gradient, query, key, keys.size(), query_rows[thread], dquery);
+      additive_query(at, b * s.Tk + keys.begin, keys.size(), query_rows[thread]);
     }
   }
 
-  // dquery of one query from prepared keys; a pair whose gradient is zero takes no part.
-  template <class Form>
-  void additive_query(const T* gradient, const T* query, const T* keys, int64_t n, T* prepared, T* dquery) const {
+  // dquery of one query and n keys from `first_key` on; a pair whose gradient is zero takes no part.
+  void additive_query(int64_t at, int64_t first_key, int64_t n, T* prepared) const {
+    using Fallback = typename Score::Fallback;
     constexpr int NV = 4;
-    prepare_row<Form>(query, s.D, prepared);
-    const T* weight = static_cast<const T*>(args.weight_score);
+    const T* raw = static_cast<const T*>(args.query) + at * s.D;
+    const T* gradient = ds + at * s.Tk + first_key % larger(s.Tk, 1);
+    prepare_row<Score>(raw, s.D, prepared);
     for (int64_t first = 0; first < padded; first += NV * L) {
       with_constant<NV>(int(smaller(NV, (padded - first) / L)), [&](auto vectors) {
         constexpr int V = decltype(vectors)::value;
@@ -271,13 +262,23 @@ struct AttentionBackward {
         PYRNN_UNROLL for (int v = 0; v < V; v++) q[v] = load(prepared + first + v * L);
         for (int64_t j = 0; j < n; j++) {
           if (gradient[j] == 0) continue;
-          const T* k = keys + j * padded + first;
-          PYRNN_UNROLL for (int v = 0; v < V; v++)
-            sum[v] += broadcast(gradient[j]) * Form::slope(Form::phi(q[v], load(k + v * L)));
+          if (pair_within_limit(at, first_key + j)) {
+            const T* k = all_keys + (first_key + j) * padded + first;
+            PYRNN_UNROLL for (int v = 0; v < V; v++)
+              sum[v] += (gradient[j] * T(Score::slope_factor)) * Score::slope(Score::phi(q[v], load(k + v * L)));
+          } else {
+            const T* k = static_cast<const T*>(args.key) + (first_key + j) * s.D;
+            for (int v = 0; v < V; v++) {
+              const int64_t d = first + v * L;
+              const Vec<T> phi = Fallback::phi(load_tail(raw + d, s.D - d), load_tail(k + d, s.D - d));
+              sum[v] += (gradient[j] * T(Fallback::slope_factor)) * Fallback::slope(phi);
+            }
+          }
         }
         PYRNN_UNROLL for (int v = 0; v < V; v++) {
           const int64_t d = first + v * L;
-          store_tail(dquery + d, load_tail(weight + d, s.D - d) * T(Form::slope_factor) * sum[v], s.D - d);
+          const Vec<T> w = load_tail(static_cast<const T*>(args.weight_score) + d, s.D - d);
+          store_tail(static_cast<T*>(g.dquery) + at * s.D + d, w * sum[v], s.D - d);
         }
       });
     }
@@ -351,85 +352,114 @@ struct AttentionBackward {
     return q + k <= T(Score::limit[sizeof(T) == sizeof(double)]);
   }
 
+  // Whether one pair is; the others are computed in the score's other form.
+  PYRNN_FN bool pair_within_limit(int64_t at, int64_t key) const {
+    return static_cast<const T*>(args.query_size)[at] + static_cast<const T*>(args.key_size)[key] <=
+           T(Score::limit[sizeof(T) == sizeof(double)]);
+  }
+
   void additive_features(int thread, int64_t piece) const {
     const int64_t b = piece / parts;
     const Range slices = part(ceil_div(s.D, slice_vectors * L), piece % parts, parts);
     const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
     clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
-    const bool fast = within_limit(b, keys);
+    const bool within = within_limit(b, keys);
     for (int64_t slice = slices.begin; slice < slices.end; slice++)
-      if (fast)
-        additive_slice<Score, false>(thread, b, keys, slice);
+      if (within)
+        additive_slice<false>(thread, b, keys, slice);
       else
-        additive_slice<typename Score::Fallback, true>(thread, b, keys, slice);
+        additive_slice<true>(thread, b, keys, slice);
   }
 
+  // Some vectors of the features of one sequence's queries and keys, [row][L] each.
+  struct Panels {
+    const T *q, *k, *raw_q, *raw_k;  // prepared, and as they are
+    T* dk;
+    const T* gradient;  // of the scores, from the first query and key on
+    int64_t first_row, first_key;
+    Vec<T> dw, dw_raw;
+  };
+
   // The gradients of a few vectors of features of one sequence, in panels [vector][row]: nothing but L1 is read. Careful:
-  // a pair whose gradient is zero takes no part, whatever query and key hold.
-  template <class Form, bool careful>
+  // pairs are looked at one by one; a gradient of zero takes no part, whatever query and key hold.
+  template <bool careful>
   void additive_slice(int thread, int64_t b, Range keys, int64_t slice) const {
+    using Fallback = typename Score::Fallback;
     const int64_t first = slice * slice_vectors * L, Tq = s.Tq, Tk = keys.size();
     const int vectors = int(smaller(slice_vectors, ceil_div(s.D - first, L)));
-    T *q_panel = panel[thread], *k_panel = q_panel + slice_vectors * L * Tq, *dk_panel = k_panel + slice_vectors * L * Tk;
-    const auto load_panel = [&](const T* from, int64_t rows, T* to) {
+    T *q = panel[thread], *k = q + slice_vectors * L * Tq, *dk = k + slice_vectors * L * Tk;
+    T *raw_q = dk + slice_vectors * L * Tk, *raw_k = raw_q + slice_vectors * L * Tq;
+    const auto load_panel = [&](const void* array, int64_t row, int64_t rows, T* to, T* raw) {
+      const T* from = static_cast<const T*>(array) + row * s.D + first;
       for (int64_t i = 0; i < rows; i++, from += s.D)
-        for (int v = 0; v < vectors; v++)
-          store(to + (v * rows + i) * L, Form::prepare(load_tail(from + v * L, s.D - first - v * L)));
+        for (int v = 0; v < vectors; v++) {
+          const Vec<T> x = load_tail(from + v * L, s.D - first - v * L);
+          store(to + (v * rows + i) * L, Score::prepare(x));
+          if (careful) store(raw + (v * rows + i) * L, Fallback::prepare(x));
+        }
     };
-    load_panel(static_cast<const T*>(args.query) + row(b, 0) * s.D + first, Tq, q_panel);
-    load_panel(static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D + first, Tk, k_panel);
+    const int64_t first_key = b * s.Tk + keys.begin;
+    load_panel(args.query, row(b, 0), Tq, q, raw_q);
+    load_panel(args.key, first_key, Tk, k, raw_k);
     const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
     T sum_of_ds = 0;
-    if (Form::offset != 0)
-      for (int64_t i = 0; i < Tq; i++)
-        for (int64_t j = 0; j < Tk; j++) sum_of_ds += gradient[i * s.Tk + j];
-    const T* weight = static_cast<const T*>(args.weight_score) + first;
+    for (int64_t i = 0; i < Tq; i++)
+      for (int64_t j = 0; j < Tk; j++)
+        if (!careful || pair_within_limit(row(b, i), first_key + j)) sum_of_ds += gradient[i * s.Tk + j];
     for (int v = 0; v < vectors; v++) {
       const int64_t columns = s.D - first - v * L;
-      const T *q = q_panel + v * Tq * L, *k = k_panel + v * Tk * L;
-      T* dk = dk_panel + v * Tk * L;
       for (int64_t j = 0; j < Tk; j++) store(dk + j * L, Vec<T>{});
-      const Vec<T> w = load_tail(weight + v * L, columns) * T(Form::slope_factor);
-      Vec<T> dw{};
+      const Vec<T> w = load_tail(static_cast<const T*>(args.weight_score) + first + v * L, columns);
+      Panels panels{q + v * Tq * L, k + v * Tk * L, raw_q + v * Tq * L, raw_k + v * Tk * L, dk,
+                    gradient,       row(b, 0),      first_key,          {},                 {}};
       for_each_tile(Tq, tile_queries, [&](int64_t i, int n) {
         const Range wanted = attended(args.bounds + row(b, i) * 2, {0, n}, keys);
         with_constant<tile_queries>(n, [&](auto rows) {
           constexpr int MQ = decltype(rows)::value;
           Vec<T> dq[MQ];
-          additive_tile<Form, careful, MQ>(gradient + i * s.Tk, q + i * L, k, dk,
-                                           {wanted.begin - keys.begin, wanted.end - keys.begin}, dq, dw);
+          additive_tile<careful, MQ>(panels, i, {wanted.begin - keys.begin, wanted.end - keys.begin}, dq);
           for (int m = 0; m < MQ; m++)
             store_tail(static_cast<T*>(g.dquery) + row(b, i + m) * s.D + first + v * L, dq[m] * w, columns);
         });
       });
-      T* dkey = static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D + first + v * L;
+      T* dkey = static_cast<T*>(g.dkey) + first_key * s.D + first + v * L;
       for (int64_t j = 0; j < Tk; j++) store_tail(dkey + j * s.D, load(dk + j * L) * w, columns);
-      store(partial + b * padded + first + v * L, Form::offset * sum_of_ds + Form::factor * dw);
+      store(partial + b * padded + first + v * L,
+            Score::offset * sum_of_ds + T(Score::factor) * panels.dw + panels.dw_raw);
     }
   }
 
-  template <class Form, bool careful, int MQ>
-  PYRNN_FN void additive_tile(const T* gradient, const T* q, const T* k, T* dk, Range keys, Vec<T> (&dq)[MQ],
-                              Vec<T>& dw) const {
+  template <bool careful, int MQ>
+  PYRNN_FN void additive_tile(Panels& p, int64_t i, Range keys, Vec<T> (&dq)[MQ]) const {
+    using Fallback = typename Score::Fallback;
     Vec<T> query[MQ], sum[MQ] = {};
     PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
-      query[m] = load(q + m * L);
+      query[m] = load(p.q + (i + m) * L);
       dq[m] = Vec<T>{};
     }
     for (int64_t j = keys.begin; j < keys.end; j++) {
-      const Vec<T> key = load(k + j * L);
-      Vec<T> of_key = load(dk + j * L);
+      const Vec<T> key = load(p.k + j * L);
+      Vec<T> of_key = load(p.dk + j * L);
       PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
-        const T of_score = gradient[m * s.Tk + j];
+        const T of_score = p.gradient[(i + m) * s.Tk + j];
         if (careful && of_score == 0) continue;
-        const Vec<T> phi = Form::phi(query[m], key), slope = Form::slope(phi), d = broadcast(of_score);
-        dq[m] += d * slope;
-        of_key += d * slope;
-        sum[m] += d * phi;
+        if (careful && !pair_within_limit(p.first_row + i + m, p.first_key + j)) {
+          const Vec<T> phi = Fallback::phi(load(p.raw_q + (i + m) * L), load(p.raw_k + j * L));
+          const Vec<T> slope = Fallback::slope(phi), d = broadcast(of_score * T(Fallback::slope_factor));
+          dq[m] += d * slope;
+          of_key += d * slope;
+          p.dw_raw += broadcast(of_score) * phi;
+        } else {
+          const Vec<T> phi = Score::phi(query[m], key);
+          const Vec<T> slope = Score::slope(phi), d = broadcast(of_score * T(Score::slope_factor));
+          dq[m] += d * slope;
+          of_key += d * slope;
+          sum[m] += broadcast(of_score) * phi;
+        }
       }
-      store(dk + j * L, of_key);
+      store(p.dk + j * L, of_key);
     }
-    PYRNN_UNROLL for (int m = 0; m < MQ; m++) dw += sum[m];
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) p.dw += sum[m];
   }
 
   void features(int thread, int64_t piece) const {

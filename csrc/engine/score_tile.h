@@ -55,12 +55,13 @@ PYRNN_FN T prepare_row(const T* row, int64_t D, T* out) {
     zero += x - x;
     store(out + d, Score::prepare(x));
   }
-  T sum = 0, most = 0;
+  T sum = 0, most = 0, finite = 0;
   for (int i = 0; i < L; i++) {
     sum += size[i];
-    most = zero[i] == 0 && size[i] <= most ? most : size[i] + zero[i];
+    most = size[i] > most ? size[i] : most;
+    finite += zero[i];
   }
-  if constexpr (!Score::unit_rows) return most;
+  if constexpr (!Score::unit_rows) return most + finite;
   const T inverse = sum == 0 ? T(0) : T(1 / __builtin_sqrt(sum));
   for (int64_t d = 0; d < D; d += L) store(out + d, load(out + d) * inverse);
   return inverse;
