@@ -205,18 +205,54 @@ def attention(
     *,
     score: str = "dot",
     params: dict[str, Array] | None = None,
+    mask: Any = None,
+    key_lengths: Any = None,
+    scale: float | None = None,
+    causal: bool = False,
+    window: Any = None,
+    alignment: str = "softmax",
+    local: str | None = None,
+    query_offset: int = 0,
+    previous: Array | None = None,
+    coverage: Array | None = None,
     return_weights: bool = False,
-    **options: Any,
 ) -> Array | tuple[Array, Array]:
-    """Attend and keep nothing; see `attention_forward`, whose arguments it takes.
+    """Attend and keep nothing; see `attention_forward`.
 
     Returns
     -------
     context : array (B, Tq, Dv), (B, Dv) or (B, heads, Tq, Dv)
     weights : array (B, Tq, Tk), (B, Tk) or (B, heads, Tq, Tk), with `return_weights`
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import pyrnn
+    >>> query, key = np.ones((2, 3, 4)), np.ones((2, 5, 4))
+    >>> context, weights = pyrnn.attention(query, key, causal=True, return_weights=True)
+    >>> weights[0].round(2)
+    array([[1.  , 0.  , 0.  , 0.  , 0.  ],
+           [0.5 , 0.5 , 0.  , 0.  , 0.  ],
+           [0.33, 0.33, 0.33, 0.  , 0.  ]])
     """
     return attending.context(
-        ATTENTION, query, key, value, return_weights, score=score, params=params, **options
+        ATTENTION,
+        query,
+        key,
+        value,
+        return_weights,
+        score=score,
+        params=params,
+        mask=mask,
+        key_lengths=key_lengths,
+        scale=scale,
+        causal=causal,
+        window=window,
+        alignment=alignment,
+        local=local,
+        query_offset=query_offset,
+        previous=previous,
+        coverage=coverage,
     )
 
 
