@@ -3,6 +3,7 @@
 #include "attention_kernels.h"
 
 #include "engine/decoder_backward.h"
+#include "engine/product.h"
 #include "scores/registry.h"
 
 namespace pyrnn {
@@ -25,6 +26,10 @@ void fill_attention(Kernels& t) {
   t.score_count++;
   PYRNN_SCORES(PYRNN_ENTRY)
 #undef PYRNN_ENTRY
+  t.product_workspace[float32] = product_workspace<float>;
+  t.product_workspace[float64] = product_workspace<double>;
+  t.product[float32] = product<float>;
+  t.product[float64] = product<double>;
 }
 
 }  // namespace PYRNN_ISA_NAMESPACE

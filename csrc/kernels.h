@@ -195,6 +195,15 @@ struct AttentionKernels {
 
 constexpr int max_scores = 16;
 
+// out (M, N) = a (M, K) · b (K, N), C-contiguous; a transposed one is stored as (K, M), (N, K).
+struct ProductArgs {
+  int64_t M, N, K;
+  const void *a, *b;
+  void* out;
+  int32_t a_transposed, b_transposed;
+  void* workspace;
+};
+
 struct Kernels {
   const char* isa;
   int cell_count;
@@ -204,6 +213,8 @@ struct Kernels {
   const char* score[max_scores];
   bool weighted[max_scores];
   AttentionKernels attention[max_scores][type_count];
+  size_t (*product_workspace[type_count])(const ProductArgs&, int threads);
+  void (*product[type_count])(const ProductArgs&, int threads);
   void (*activation[type_count])(int which, const void* x, void* y, int64_t n);
   double (*fma_burst[type_count])(int64_t rounds);  // floating-point operations done; for the measured peak
 };

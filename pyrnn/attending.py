@@ -68,11 +68,14 @@ class Backend(NamedTuple):
         `arguments.differentiable()` by name, and "bias_score", that of a number added to every score.
     dtypes : tuple of dtype
         The number types it computes in.
+    multiply : callable
+        The matrix product of the projections.
     """
 
     forward: Callable[[Arguments, bool], tuple[Array, Array, Any]]
     backward: Callable[[Any, Array, Array | None], dict[str, Array]]
     dtypes: tuple[np.dtype[Any], ...]
+    multiply: scoring.Multiply = np.matmul
 
 
 class AttentionGradients(NamedTuple):
@@ -217,7 +220,7 @@ def forward(
 
     query, key, values = (a.reshape(B * heads, *a.shape[-2:]) for a in (query, key, values))
     weight_query, weight_key = scoring.matrices(score, arrays, Dq)
-    rows = scoring.project(query, weight_query)
+    rows = scoring.project(query, weight_query, backend.multiply)
     if "bias" in arrays:
         rows = rows + arrays["bias"]
     if "bias_score" in arrays:
@@ -228,7 +231,7 @@ def forward(
         scoring.SCORES[score],
         alignment,
         rows,
-        scoring.project(key, weight_key) if projected is None else projected,
+        scoring.project(key, weight_key, backend.multiply) if projected is None else projected,
         values,
         scoring.score_weight(arrays),
         windows.bounds_of(rule, lengths, Tq, None if center is None else center.at),
@@ -281,8 +284,9 @@ def backward(saved: Saved, dcontext: Array | None, dweights: Array | None = None
     )
 
     weight_query, weight_key = scoring.matrices(saved.score, params, saved.query.shape[-1])
-    dquery, dweight_query = scoring.project_backward(grads["query"], weight_query, saved.query)
-    dkey, dweight_key = scoring.project_backward(grads["key"], weight_key, saved.key)
+    multiply = saved.backend.multiply
+    dquery, dweight_query = scoring.project_backward(grads["query"], weight_query, saved.query, multiply)
+    dkey, dweight_key = scoring.project_backward(grads["key"], weight_key, saved.key, multiply)
     dparams = scoring.matrices_backward(saved.score, dweight_query, dweight_key)
     dparams |= {
         name: grads[name] for name in ("weight_filter", "weight_location", "weight_coverage") if name in grads
@@ -344,7 +348,7 @@ def precompute(
         if weight.ndim != 2 or weight.shape[1] < least or (least == Dk and weight.shape[1] > Dk):
             raise ValueError(f"{name}: expected shape {axes} with Dk = {Dk}, got {weight.shape}")
         matrix = checks.plain_array(name, weight, dtype)[:, weight.shape[1] - Dk :]
-    rows = scoring.project(key.reshape(-1, Tk, Dk), matrix)
+    rows = scoring.project(key.reshape(-1, Tk, Dk), matrix, backend.multiply)
     return Memory(score, key, value, key_lengths, rows, weight)
 
 

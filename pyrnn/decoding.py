@@ -209,7 +209,8 @@ def forward(
     options = attention_options(attention)
     sums: dict[str, Any] = {"previous": previous, "coverage": coverage}
     check_attention(backend, options, values, H, mask, **sums)
-    keys = keys_of(options, values, H, memory if isinstance(memory, Memory) else None)
+    made = memory if isinstance(memory, Memory) else None
+    keys = keys_of(options, values, H, made, backend.attention.multiply)
     outputs, finals, weights, kept = backend.forward(
         cell,
         x,
@@ -250,7 +251,9 @@ def backward(
     grads = saved.backend.backward(saved.kept, doutputs, dstates, dweights)
 
     keys, given = saved.keys, saved.given
-    dkey, dattention = keys_backward(saved.score, keys, grads["keys"], grads["attention"])
+    dkey, dattention = keys_backward(
+        saved.score, keys, grads["keys"], grads["attention"], saved.backend.attention.multiply
+    )
     params = dict(zip((*KINDS, *LAYER), (*grads["weights"], *grads["layer"]), strict=True))
     states = grads["states"]
     return DecoderGradients(
@@ -310,7 +313,9 @@ def lengths_in(memory: Memory, lengths: Any) -> Any:
     return memory.lengths
 
 
-def keys_of(options: Mapping[str, Any], values: Array, H: int, memory: Memory | None) -> Keys:
+def keys_of(
+    options: Mapping[str, Any], values: Array, H: int, memory: Memory | None, multiply: scoring.Multiply
+) -> Keys:
     """The keys (B, Tk, M) projected, or taken from a memory, and what is left to do for queries of size H."""
     score, params = options["score"], options["params"]
     weight_query, weight_key = scoring.matrices(score, params, H)
@@ -320,7 +325,7 @@ def keys_of(options: Mapping[str, Any], values: Array, H: int, memory: Memory | 
             name: a for name, a in params.items() if name != "weight"
         }
     if memory is None:
-        projected = scoring.project(values, weight_key)
+        projected = scoring.project(values, weight_key, multiply)
     else:
         memory.check(score, params)
         projected = memory.projected
@@ -328,10 +333,10 @@ def keys_of(options: Mapping[str, Any], values: Array, H: int, memory: Memory | 
 
 
 def keys_backward(
-    score: str, keys: Keys, dkeys: Array, drest: dict[str, Array]
+    score: str, keys: Keys, dkeys: Array, drest: dict[str, Array], multiply: scoring.Multiply
 ) -> tuple[Array, dict[str, Array]]:
     """Gradients of the keys and of the score's own parameters from those of what was left."""
-    dkey, dweight = scoring.project_backward(dkeys, keys.weight, keys.values)
+    dkey, dweight = scoring.project_backward(dkeys, keys.weight, keys.values, multiply)
     if score == "concat":
         return dkey, scoring.matrices_backward(score, drest.pop("weight_query"), dweight) | drest
     return dkey, drest if dweight is None else drest | {"weight_key": dweight}

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -20,6 +19,7 @@ from pyrnn.functional_attention import (
     attention_forward,
     precompute,
 )
+from pyrnn.functional_decoder import Native
 from pyrnn.layout import Array
 from pyrnn.stacking import Backend, Gradients, Saved, State
 
@@ -41,28 +41,7 @@ __all__ = [
 KERNELS = Backend(_core.cells(), _core.forward, _core.backward, FLOATS)
 
 
-class StepByStep:
-    """The decoder's loop in Python: a call of the kernels for every step of the cell and of the attention."""
-
-    cells, attention = KERNELS, ATTENTION
-
-    @cached_property
-    def loop(self) -> decoding.Backend:
-        """The loop, which is the reference's."""
-        from pyrnn.reference.decoder import Loop  # late, because the reference's layers import this module
-
-        return Loop(self.cells, self.attention)
-
-    def forward(self, *arguments: Any, **options: Any) -> Any:
-        """See `pyrnn.reference.decoder.Loop.forward`."""
-        return self.loop.forward(*arguments, **options)
-
-    def backward(self, *arguments: Any) -> dict[str, Any]:
-        """See `pyrnn.reference.decoder.Loop.backward`."""
-        return self.loop.backward(*arguments)
-
-
-DECODER: decoding.Backend = StepByStep()
+DECODER: decoding.Backend = Native(KERNELS)
 
 
 def sequence_forward(

@@ -49,7 +49,23 @@ GRADIENTS = (
     *("weight_filter", "weight_location", "weight_coverage"),
 )
 
-ATTENTION = Backend(forward, backward, FLOATS)
+
+def multiply(a: Array, b: Array) -> Array:
+    """A matrix product by the kernels: a BLAS's threads would go on spinning on the cores they need next."""
+    (a, a_transposed), (b, b_transposed) = rows_of(a), rows_of(b)
+    out = np.empty((a.shape[1 if a_transposed else 0], b.shape[0 if b_transposed else 1]), a.dtype)
+    _core.multiply(a, b, out, a_transposed=a_transposed, b_transposed=b_transposed)
+    return out
+
+
+def rows_of(a: Array) -> tuple[Array, bool]:
+    """A matrix as a C-contiguous array, and whether that is its transpose."""
+    if a.flags.f_contiguous and not a.flags.c_contiguous:
+        return a.T, True
+    return np.ascontiguousarray(a), False
+
+
+ATTENTION = Backend(forward, backward, FLOATS, multiply)
 
 
 def attention_forward(

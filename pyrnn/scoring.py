@@ -8,13 +8,16 @@ and W [q; k] = W_q q + W_k k needs no concatenation.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from pyrnn import checks
 from pyrnn.layout import Array, Shapes
+
+#: A matrix product.
+Multiply = Callable[[Array, Array], Array]
 
 #: The back ends' score behind every score.
 SCORES = {
@@ -128,22 +131,25 @@ def matrices_backward(score: str, dquery: Array | None, dkey: Array | None) -> d
     return {name: d for name, d in named.items() if d is not None}
 
 
-def project(a: Array, weight: Array | None) -> Array:
+def project(a: Array, weight: Array | None, multiply: Multiply = np.matmul) -> Array:
     """a · weightᵀ over the last axis; a itself without a weight."""
     if weight is None:
         return a
     # Padding may hold anything; each row is on its own.
     with np.errstate(invalid="ignore", over="ignore"):
-        rows = a.reshape(-1, a.shape[-1]) @ weight.T
+        rows = multiply(a.reshape(-1, a.shape[-1]), weight.T)
     return rows.reshape(*a.shape[:-1], weight.shape[0])
 
 
-def project_backward(d: Array, weight: Array | None, a: Array) -> tuple[Array, Array | None]:
+def project_backward(
+    d: Array, weight: Array | None, a: Array, multiply: Multiply = np.matmul
+) -> tuple[Array, Array | None]:
     """Gradients of a and of the weight."""
     if weight is None:
         return d, None
     rows = d.reshape(-1, d.shape[-1])
-    return (rows @ weight).reshape(a.shape), rows.T @ without_padding(a.reshape(-1, a.shape[-1]), rows)
+    dweight = multiply(rows.T, without_padding(a.reshape(-1, a.shape[-1]), rows))
+    return multiply(rows, weight).reshape(a.shape), dweight
 
 
 def without_padding(a: Array, d: Array) -> Array:

@@ -84,6 +84,33 @@ void attention_backward(const AttentionSaved& saved, const py::object& dcontext,
   }
 }
 
+void multiply(const py::array& a, const py::array& b, const py::object& out, bool a_transposed, bool b_transposed) {
+  const Type type = array_type("a", a);
+  for (const auto& [name, array] : {std::pair{"a", a}, {"b", b}})
+    if (array.ndim() != 2)
+      throw py::value_error(std::string(name) + ": expected 2 dimensions, got " + std::to_string(array.ndim()));
+  ProductArgs args{};
+  args.M = a.shape(a_transposed ? 1 : 0);
+  args.K = a.shape(a_transposed ? 0 : 1);
+  args.N = b.shape(b_transposed ? 0 : 1);
+  check_size("a, b", args.M + 64, args.N + 64, args.K + 64);
+  const Dimension M{"M", args.M}, N{"N", args.N}, K{"K", args.K};
+  Arrays arrays(type);
+  args.a = arrays.in("a", a, {a_transposed ? K : M, a_transposed ? M : K});
+  args.b = arrays.in("b", b, {b_transposed ? N : K, b_transposed ? K : N});
+  args.out = arrays.out("out", out, {M, N});
+  args.a_transposed = a_transposed;
+  args.b_transposed = b_transposed;
+  const Kernels& kernels = chosen_kernels();
+  {
+    py::gil_scoped_release release;
+    const int threads = num_threads();
+    Buffer workspace(kernels.product_workspace[type](args, threads));
+    args.workspace = workspace.data();
+    kernels.product[type](args, threads);
+  }
+}
+
 }  // namespace
 
 void bind_attention(py::module_& m) {
@@ -99,6 +126,8 @@ void bind_attention(py::module_& m) {
         "dvalue"_a, "dweight_score"_a, "dbias"_a, "dcenter"_a, "dprevious"_a, "dcoverage"_a, "dweight_filter"_a,
         "dweight_location"_a, "dweight_coverage"_a,
         "Writes the gradients of attention_forward; those of arguments that were None are None.");
+  m.def("multiply", multiply, "a"_a, "b"_a, "out"_a, py::kw_only(), "a_transposed"_a = false, "b_transposed"_a = false,
+        "Writes the matrix product a b; a transposed one is given as (K, M), (N, K).");
 }
 
 }  // namespace pyrnn
