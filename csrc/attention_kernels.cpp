@@ -18,11 +18,11 @@ constexpr AttentionKernels attention_kernels() {
 }
 
 void fill_attention(Kernels& t) {
-#define PYRNN_ENTRY(name, ...)                                                      \
-  t.score[t.score_count] = name;                                                    \
-  t.weighted[t.score_count] = __VA_ARGS__::weighted;                                \
-  t.attention[t.score_count][float32] = attention_kernels<__VA_ARGS__, float>();    \
-  t.attention[t.score_count][float64] = attention_kernels<__VA_ARGS__, double>();   \
+#define PYRNN_ENTRY(name, ...)                                                    \
+  t.score[t.score_count] = name;                                                  \
+  t.weighted[t.score_count] = __VA_ARGS__::weighted;                              \
+  t.attention[t.score_count][float32] = attention_kernels<__VA_ARGS__, float>();  \
+  t.attention[t.score_count][float64] = attention_kernels<__VA_ARGS__, double>(); \
   t.score_count++;
   PYRNN_SCORES(PYRNN_ENTRY)
 #undef PYRNN_ENTRY

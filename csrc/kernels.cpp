@@ -85,12 +85,18 @@ void point_backward(int64_t H, const void* save, const void* s, void* ds, void* 
 
 template <class Cell, class T>
 constexpr CellKernels cell_kernels() {
-  return {forward_memory<Cell, T>,       forward<Cell, T>,
-          backward_workspace<Cell, T>,   backward<Cell, T>,
-          stream_pack_bytes<Cell, T>,    stream_state_bytes<Cell, T>,
-          stream_scratch_bytes<Cell, T>, stream_pack<Cell, T>,
-          stream_step<Cell, T>,          padded_units<T>,
-          point<Cell, T>,                point_backward<Cell, T>};
+  return {forward_memory<Cell, T>,
+          forward<Cell, T>,
+          backward_workspace<Cell, T>,
+          backward<Cell, T>,
+          stream_pack_bytes<Cell, T>,
+          stream_state_bytes<Cell, T>,
+          stream_scratch_bytes<Cell, T>,
+          stream_pack<Cell, T>,
+          stream_step<Cell, T>,
+          padded_units<T>,
+          point<Cell, T>,
+          point_backward<Cell, T>};
 }
 
 const Kernels& kernels() {

@@ -127,19 +127,28 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
     kernels.decoder_forward(args, threads);
   }
   if (!save) return py::none();
-  return py::cast(std::unique_ptr<DecoderSaved>(new DecoderSaved{
-      {}, score, type, args, std::move(arrays.kept), std::move(kept), std::move(sizes), std::move(query),
-      std::move(context), std::move(states_kept), std::move(gates)}));
+  return py::cast(std::unique_ptr<DecoderSaved>(new DecoderSaved{{},
+                                                                 score,
+                                                                 type,
+                                                                 args,
+                                                                 std::move(arrays.kept),
+                                                                 std::move(kept),
+                                                                 std::move(sizes),
+                                                                 std::move(query),
+                                                                 std::move(context),
+                                                                 std::move(states_kept),
+                                                                 std::move(gates)}));
 }
 
-void decoder_backward(const DecoderSaved& saved, const Array& doutputs, const std::optional<std::vector<py::object>>& dstate,
-                      const Array& dweights, const py::object& dx, const py::object& dkey, const py::object& dvalue,
-                      const std::vector<py::object>& dstate_out, const Array& dfeed, const py::object& dweight_ih,
-                      const py::object& dweight_hh, const Array& dbias_ih, const Array& dbias_hh,
-                      const Array& dweight_attention, const Array& dbias_attention, const Array& dweight_query,
-                      const Array& dbias_query, const py::object& dbias, const Array& dweight_score,
-                      const Array& dprevious, const Array& dcoverage, const Array& dweight_filter,
-                      const Array& dweight_location, const Array& dweight_coverage) {
+void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
+                      const std::optional<std::vector<py::object>>& dstate, const Array& dweights, const py::object& dx,
+                      const py::object& dkey, const py::object& dvalue, const std::vector<py::object>& dstate_out,
+                      const Array& dfeed, const py::object& dweight_ih, const py::object& dweight_hh,
+                      const Array& dbias_ih, const Array& dbias_hh, const Array& dweight_attention,
+                      const Array& dbias_attention, const Array& dweight_query, const Array& dbias_query,
+                      const py::object& dbias, const Array& dweight_score, const Array& dprevious,
+                      const Array& dcoverage, const Array& dweight_filter, const Array& dweight_location,
+                      const Array& dweight_coverage) {
   saved.check_made("saved");
   DecoderArgs args = saved.args;
   const AttentionSizes& s = args.attention.sizes;
@@ -173,8 +182,8 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs, const st
   g.dweight_hh = arrays.out("dweight_hh", dweight_hh, {gates_h, {"H", H}});
   g.dbias_ih = wanted("dbias_ih", args.bias_ih, dbias_ih, {gates_x});
   g.dbias_hh = wanted("dbias_hh", args.bias_hh, dbias_hh, {gates_h});
-  g.dweight_attention =
-      wanted("dweight_attention", args.weight_attention, dweight_attention, {{"O", O}, {"M + H", M + H}});
+  g.dweight_attention = wanted("dweight_attention", args.weight_attention, dweight_attention,
+                               {{"O", O}, {"M + H", M + H}});
   g.dbias_attention = wanted("dbias_attention", args.bias_attention, dbias_attention, {{"O", O}});
   g.dweight_query = wanted("dweight_query", args.weight_query, dweight_query, {D, {"H", H}});
   g.dbias_query = wanted("dbias_query", args.bias_query, dbias_query, {D});
@@ -199,12 +208,11 @@ void bind_decoder(py::module_& m) {
   py::class_<DecoderSaved>(m, "DecoderSaved", "What decoder_forward keeps for decoder_backward.");
   m.def("decoder_forward", decoder_forward, "cell"_a, "x"_a, "key"_a, "value"_a, "state"_a, "weight_ih"_a,
         "weight_hh"_a, "bias_ih"_a, "bias_hh"_a, "weight_attention"_a, "bias_attention"_a, "weight_query"_a,
-        "bias_query"_a, "score"_a, "alignment"_a, "weight_score"_a, "bounds"_a, "outputs"_a, "weights"_a,
-        "state_out"_a, py::kw_only(), "query_previous"_a = false, "input_feed"_a = true, "feed"_a = py::none(),
-        "mask"_a = py::none(), "bias"_a = py::none(), "scale"_a = 1.0, "previous"_a = py::none(),
-        "coverage"_a = py::none(), "weight_filter"_a = py::none(), "weight_location"_a = py::none(),
-        "weight_coverage"_a = py::none(), "save"_a = false,
-        "Writes outputs, weights and state_out; returns what backward needs when `save`.");
+        "bias_query"_a, "score"_a, "alignment"_a, "weight_score"_a, "bounds"_a, "outputs"_a, "weights"_a, "state_out"_a,
+        py::kw_only(), "query_previous"_a = false, "input_feed"_a = true, "feed"_a = py::none(), "mask"_a = py::none(),
+        "bias"_a = py::none(), "scale"_a = 1.0, "previous"_a = py::none(), "coverage"_a = py::none(),
+        "weight_filter"_a = py::none(), "weight_location"_a = py::none(), "weight_coverage"_a = py::none(),
+        "save"_a = false, "Writes outputs, weights and state_out; returns what backward needs when `save`.");
   m.def("decoder_backward", decoder_backward, "saved"_a, "doutputs"_a, "dstate"_a, "dweights"_a, "dx"_a, "dkey"_a,
         "dvalue"_a, "dstate_out"_a, "dfeed"_a, "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a,
         "dweight_attention"_a, "dbias_attention"_a, "dweight_query"_a, "dbias_query"_a, "dbias"_a, "dweight_score"_a,

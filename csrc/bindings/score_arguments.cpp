@@ -109,8 +109,8 @@ int check_score(const ScoreOptions& o, Arrays& arrays, AttentionArgs& args) {
     if (history.filters < 1 || history.width % 2 != 1)
       throw py::value_error("weight_filter: expected at least one filter of odd width");
     check_size("weight_filter", s.B, history.filters, history.width + s.Tk + s.D + 64);
-    history.filter =
-        arrays.in("weight_filter", o.weight_filter, {{"filters", history.filters}, {"width", history.width}});
+    history.filter = arrays.in("weight_filter", o.weight_filter,
+                               {{"filters", history.filters}, {"width", history.width}});
     history.location = arrays.in("weight_location", o.weight_location, {D, {"filters", history.filters}});
   }
   history.coverage = arrays.in("weight_coverage", o.weight_coverage, {D});

@@ -121,8 +121,8 @@ struct ScoreBlock {
 // Vectors of columns that a panel has, rows that a tile of sums has.
 constexpr int panel_vectors = 4, sum_rows = vector_registers == 32 ? 6 : 3;
 
-// A block of columns of rows row(0) .. row(K - 1), each times scale[k] where there is one, as a panel [row][vectors of the
-// block], zeros past the end; tells whether every number is finite.
+// A block of columns of rows row(0) .. row(K - 1), each times scale[k] where there is one, as a panel [row][vectors of
+// the block], zeros past the end; tells whether every number is finite.
 template <class T, class Row>
 PYRNN_FN bool pack_panel(const Row& row, const T* scale, int64_t first, int64_t K, int64_t columns, int vectors,
                          T* panel) {
@@ -211,12 +211,12 @@ PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, co
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     const int64_t first = block * width, columns = smaller(width, C - first);
     const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel);
-    sum_block(
-        M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, false, !finite);
+    sum_block(M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, false, !finite);
   }
 }
 
-// out = Σ_k w(k) · row(k) over C columns for a single row of weights: nothing is packed, a weight of zero takes no part.
+// out = Σ_k w(k) · row(k) over C columns for a single row of weights: nothing is packed, a weight of zero takes no
+// part.
 template <class T, class Weight, class Row>
 PYRNN_FN void weighted_sum(int64_t K, const Weight& w, const Row& row, int64_t C, T* out) {
   constexpr int L = lanes<T>, NV = 8;

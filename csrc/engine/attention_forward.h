@@ -17,7 +17,7 @@ struct AttentionForward {
   bool stepwise;
   AttentionSizes s = args.sizes;
   int64_t padded = round_up(s.D, L);
-  Pieces pieces = cut_pieces(s, padded * int64_t(sizeof(T)), threads);
+  Pieces pieces = cut_pieces(s, padded* int64_t(sizeof(T)), threads);
   Pieces rows = row_pieces(s, args.alignment, has_history(), threads);
   T sum_of_weights = 0;
 
@@ -80,7 +80,8 @@ struct AttentionForward {
     // The first part of the queries leaves the sizes of all the keys that backward needs.
     const bool leaves_sizes = pieces.query_part(piece) == 0;
     const Range keys = attended(bounds, leaves_sizes ? Range{0, s.Tq} : queries, pieces.keys(piece));
-    T *q_rows = query_rows[thread], *k_rows = key_rows[thread], *q_size = query_size[thread], *k_size = key_size[thread];
+    T *q_rows = query_rows[thread], *k_rows = key_rows[thread], *q_size = query_size[thread],
+      *k_size = key_size[thread];
     const T* q = static_cast<const T*>(args.query) + row(b, queries.begin) * s.D;
     const T* k = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
     T* q_sizes = static_cast<T*>(args.query_size) + row(b, queries.begin);

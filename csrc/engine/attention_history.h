@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Scores that depend on the weights of the queries before: location-aware (Chorowski et al. 2015), coverage (See et al.
-// 2017). A query waits for the one before it, so a sequence belongs to one thread; what a sequence carries from query to
-// query is its own.
+// 2017). A query waits for the one before it, so a sequence belongs to one thread; what a sequence carries from query
+// to query is its own.
 //
-//   s_ij = Σ_d w_d tanh(q_id + k_jd + Σ_f U_df x_fj),   x_f = filter_f ⋆ α_{i-1},   the last x of coverage Σ_{i'<i} α_i'
+//   s_ij = Σ_d w_d tanh(q_id + k_jd + Σ_f U_df x_fj),   x_f = filter_f ⋆ α_{i-1},   the last x of coverage Σ_{i'<i}
+//   α_i'
 #pragma once
 
 #include "attention.h"
@@ -17,8 +18,8 @@ struct HistoryRows {
   static constexpr int L = lanes<T>;
   AttentionArgs args;
   int64_t padded, count;  // features: the filters, then coverage
-  T* weight;              // weight_score in whole vectors
-  T* location;            // (count, padded)
+  T* weight;  // weight_score in whole vectors
+  T* location;  // (count, padded)
   T *key_rows, *coverage_now;  // (B, Tk, padded), (B, Tk)
   PerThread<T> query_row, features;
 
@@ -135,8 +136,8 @@ struct HistoryForward : HistoryRows<T> {
   }
 };
 
-// Backward, query after query from the last. The gradients of sums over sequences stand in one row of `partial` for each
-// sequence: weight_score, then the location features, `padded` numbers each; of the filters in `filters`.
+// Backward, query after query from the last. The gradients of sums over sequences stand in one row of `partial` for
+// each sequence: weight_score, then the location features, `padded` numbers each; of the filters in `filters`.
 template <class T>
 struct HistoryBackward : HistoryRows<T> {
   using Base = HistoryRows<T>;

@@ -20,9 +20,9 @@ struct DecoderBackward : DecoderRows<T> {
 
   PackedMatrix<T> to_x[max_slots], to_fed[max_slots], to_h[max_slots];
   PackedMatrix<T> query, layer_context, layer_h;
-  T* da;   // (T, B, slots, padded)
-  T* dz;   // (B, T, O), of the layer before its tanh
-  T* ds;   // (B, states, padded)
+  T* da;  // (T, B, slots, padded)
+  T* dz;  // (B, T, O), of the layer before its tanh
+  T* ds;  // (B, states, padded)
   T* fed;  // (B, fed), of what the cell reads beside x
   T* out;  // (B, O)
   T* zeros;  // (fed): what is fed at the first step where nothing is given
@@ -119,15 +119,14 @@ struct DecoderBackward : DecoderRows<T> {
   void cell_back(Range mine, int64_t t) const {
     for (int64_t b = mine.begin; b < mine.end; b++)
       args.kernels->point_backward(H, this->gates_row(b, t), this->state_row(b, t), ds_row(b), da_row(b, t));
-    const auto slot = [&](int s) {
-      return [=](int64_t m) { return da_row(mine.begin + m, t) + s * padded; };
-    };
+    const auto slot = [&](int s) { return [=](int64_t m) { return da_row(mine.begin + m, t) + s * padded; }; };
     for (int i = 0; i < args.cell->from_h_count; i++)
-      to_h[i].multiply(mine.size(), slot(args.cell->from_h[i]), [&](int64_t m) { return ds_row(mine.begin + m); }, true);
+      to_h[i].multiply(
+          mine.size(), slot(args.cell->from_h[i]), [&](int64_t m) { return ds_row(mine.begin + m); }, true);
     if (!args.fed) return;
     for (int i = 0; i < args.cell->from_x_count; i++)
-      to_fed[i].multiply(mine.size(), slot(args.cell->from_x[i]),
-                         [&](int64_t m) { return fed_gradient(mine.begin + m); }, i > 0);
+      to_fed[i].multiply(
+          mine.size(), slot(args.cell->from_x[i]), [&](int64_t m) { return fed_gradient(mine.begin + m); }, i > 0);
   }
 
   void ask_back(int thread, Range mine, int64_t t) const {
@@ -146,8 +145,7 @@ struct DecoderBackward : DecoderRows<T> {
     for (int64_t b = mine.begin; b < mine.end; b++) {
       for (int i = 0; i < args.cell->states; i++)
         for (int64_t u = 0; u < padded; u++)
-          ds_row(b)[i * padded + u] =
-              u < H && g.dstate[i] ? static_cast<const T*>(g.dstate[i])[b * H + u] : T(0);
+          ds_row(b)[i * padded + u] = u < H && g.dstate[i] ? static_cast<const T*>(g.dstate[i])[b * H + u] : T(0);
       for (int64_t i = 0; i < args.fed; i++) fed_gradient(b)[i] = 0;
       attention.prepare_sequence(b);
     }
@@ -164,10 +162,8 @@ struct DecoderBackward : DecoderRows<T> {
     for (int64_t b = mine.begin; b < mine.end; b++) {
       attention.end_sequence(b);
       for (int i = 0; i < args.cell->states; i++)
-        for (int64_t u = 0; u < H; u++)
-          static_cast<T*>(g.dstate_out[i])[b * H + u] = ds_row(b)[i * padded + u];
-      for (int64_t i = 0; g.dfeed && i < args.fed; i++)
-        static_cast<T*>(g.dfeed)[b * args.fed + i] = fed_gradient(b)[i];
+        for (int64_t u = 0; u < H; u++) static_cast<T*>(g.dstate_out[i])[b * H + u] = ds_row(b)[i * padded + u];
+      for (int64_t i = 0; g.dfeed && i < args.fed; i++) static_cast<T*>(g.dfeed)[b * args.fed + i] = fed_gradient(b)[i];
     }
     for (int i = 0; i < args.cell->from_x_count; i++) {
       // Rows of slots are time-major, those of x are not.
@@ -195,8 +191,9 @@ struct DecoderBackward : DecoderRows<T> {
     piece -= blocks;
   }
 
-  // Every product of weights is a few pieces, a block of columns each; does the one of that number, and leaves the number
-  // less that of all pieces. Rows are in the order of the left side: time-major for slots, else sequence by sequence.
+  // Every product of weights is a few pieces, a block of columns each; does the one of that number, and leaves the
+  // number less that of all pieces. Rows are in the order of the left side: time-major for slots, else sequence by
+  // sequence.
   void weights(int64_t& piece, int thread) const {
     const int64_t width = I + args.fed;
     T *ih = static_cast<T*>(g.dweight_ih), *hh = static_cast<T*>(g.dweight_hh);
@@ -244,8 +241,8 @@ struct DecoderBackward : DecoderRows<T> {
     of_slots(g.dbias_ih, args.cell->from_x, args.cell->from_x_count);
     of_slots(g.dbias_hh, args.cell->from_h, args.cell->from_h_count);
     column_sums(thread, D, [&](int64_t b, int64_t t) { return dquery_row(b, t); }, static_cast<T*>(g.dbias_query));
-    column_sums(thread, O, [&](int64_t b, int64_t t) { return dz + this->row(b, t) * O; },
-                static_cast<T*>(g.dbias_attention));
+    column_sums(
+        thread, O, [&](int64_t b, int64_t t) { return dz + this->row(b, t) * O; }, static_cast<T*>(g.dbias_attention));
   }
 
   void work(int thread) {

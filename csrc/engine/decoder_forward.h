@@ -144,9 +144,7 @@ struct DecoderForward : DecoderRows<T> {
   }
 
   void run_cell(Range mine, int64_t t) const {
-    const auto out = [&](int slot) {
-      return [=](int64_t m) { return slots_row(mine.begin + m, t) + slot * padded; };
-    };
+    const auto out = [&](int slot) { return [=](int64_t m) { return slots_row(mine.begin + m, t) + slot * padded; }; };
     const auto fed = [&](int64_t m) {
       const T* row = this->fed_row(mine.begin + m, t);
       return row ? row : zeros;

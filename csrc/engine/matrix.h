@@ -28,7 +28,8 @@ struct PackedMatrix {
   template <class Row>
   void pack_rows(const Row& row, Range mine) const {
     for (int64_t block = mine.begin; block < mine.end; block++)
-      pack_panel<T>(row, nullptr, block * width, K, columns(block), int(ceil_div(columns(block), lanes<T>)), panel(block));
+      pack_panel<T>(row, nullptr, block * width, K, columns(block), int(ceil_div(columns(block), lanes<T>)),
+                    panel(block));
   }
 
   // From the transpose: N rows of K numbers, `distance` apart.

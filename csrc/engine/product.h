@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// A matrix product on the library's own threads: those of a BLAS go on spinning on the cores that the next kernel needs.
+// A matrix product on the library's own threads: those of a BLAS go on spinning on the cores that the next kernel
+// needs.
 #pragma once
 
 #include "matrix.h"

@@ -43,8 +43,8 @@ PYRNN_FN void sum_lanes(const Vec<T>* rows, T* sums) {
   }
 }
 
-// out[d] = prepare(row[d]), finite up to whole vectors. Returns the size of the row: max |x_d|, NaN if one is not finite;
-// for unit rows 1/|x|, zero for a row of zeros.
+// out[d] = prepare(row[d]), finite up to whole vectors. Returns the size of the row: max |x_d|, NaN if one is not
+// finite; for unit rows 1/|x|, zero for a row of zeros.
 template <class Score, class T>
 PYRNN_FN T prepare_row(const T* row, int64_t D, T* out) {
   constexpr int L = lanes<T>;

@@ -1,0 +1,256 @@
+// SPDX-License-Identifier: Apache-2.0
+// From the gradients of the scores to those of queries, keys and the weight of the score: matrix products where the
+// score is one, else one pass over all pairs for every few features.
+#pragma once
+
+#include "attention_history.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// Vectors of features whose panels are prepared together: four lines of memory of every row.
+constexpr int slice_vectors = 4;
+
+template <class Score, class T>
+struct PairGradients {
+  static constexpr int L = lanes<T>;
+  const AttentionArgs& args;
+  const AttentionGradients& g;
+  int threads;
+  AttentionSizes s = args.sizes;
+  int64_t padded = round_up(s.D, L);
+  int64_t parts = feature_parts(ceil_div(s.D, slice_vectors* L));  // pieces of a sequence, parts of its features
+
+  T* ds;        // (B, Tq, Tk): the gradients of the weights, then of the scores before the scale
+  T* partial;   // (B, padded): of weight_score, sequence by sequence
+  T* all_keys;  // (B, Tk, padded), prepared; for queries that come one after the other
+  PerThread<T> panel;
+
+  PairGradients(const AttentionArgs& args, const AttentionGradients& g, int threads)
+      : args(args), g(g), threads(threads) {}
+
+  PYRNN_FN int64_t row(int64_t b, int64_t i) const { return b * s.Tq + i; }
+  PYRNN_FN int64_t feature_parts(int64_t blocks) const {
+    return larger(1, smaller(blocks, ceil_div(threads > 1 ? 4 * threads : 1, larger(s.B, 1))));
+  }
+  PYRNN_FN int64_t panel_size() const { return slice_vectors * L * (2 * s.Tq + 3 * s.Tk); }
+
+  // Rows of keys or values that no query attends to have no gradient.
+  PYRNN_FN void clear_rows(T* out, int64_t columns, int64_t b, Range keys, Range blocks, int64_t width) const {
+    const int64_t from = blocks.begin * width, to = smaller(blocks.end * width, columns);
+    for (int64_t j = 0; j < s.Tk; j++) {
+      if (j >= keys.begin && j < keys.end) continue;
+      T* row = out + (b * s.Tk + j) * columns;
+      for (int64_t c = from; c < to; c++) row[c] = 0;
+    }
+  }
+
+  // A score that is a product: dquery = ds · key, dkey = dsᵀ · query, over one part of the features.
+  void product_features(int thread, int64_t piece) const {
+    const int64_t b = piece / parts;
+    const Range blocks = part(column_blocks<T>(s.D), piece % parts, parts);
+    const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
+    const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
+    const T* key = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
+    const T* query = static_cast<const T*>(args.query) + row(b, 0) * s.D;
+    const T* q_size = static_cast<const T*>(args.query_size) + row(b, 0);
+    const T* k_size = static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin;
+    weighted_sums<T>(
+        s.Tq, keys.size(), [&](int64_t i) { return gradient + i * s.Tk; }, 1, [&](int64_t j) { return key + j * s.D; },
+        Score::unit_rows ? k_size : nullptr, s.D, blocks, panel[thread], static_cast<T*>(g.dquery) + row(b, 0) * s.D,
+        s.D);
+    clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, blocks, panel_vectors * L);
+    weighted_sums<T>(
+        keys.size(), s.Tq, [&](int64_t j) { return gradient + j; }, s.Tk, [&](int64_t i) { return query + i * s.D; },
+        Score::unit_rows ? q_size : nullptr, s.D, blocks, panel[thread],
+        static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D, s.D);
+  }
+
+  // The gradient of x/|x| to that of x: (d - u (u·d)) / |x|, with u = x/|x|.
+  void unit_row(const T* x, T inverse, T* d) const {
+    bool any = false;
+    for (int64_t i = 0; i < s.D; i++) any = any || d[i] != 0;
+    if (!any) return;  // whatever x holds
+    T along = 0;
+    for (int64_t i = 0; i < s.D; i++) along += x[i] * inverse * d[i];
+    for (int64_t i = 0; i < s.D; i++) d[i] = inverse == 0 ? T(0) : (d[i] - x[i] * inverse * along) * inverse;
+  }
+  void unit_rows(int64_t b) const {
+    const T *q_size = static_cast<const T*>(args.query_size), *k_size = static_cast<const T*>(args.key_size);
+    for (int64_t i = row(b, 0); i < row(b + 1, 0); i++)
+      unit_row(static_cast<const T*>(args.query) + i * s.D, q_size[i], static_cast<T*>(g.dquery) + i * s.D);
+    for (int64_t j = b * s.Tk; j < (b + 1) * s.Tk; j++)
+      unit_row(static_cast<const T*>(args.key) + j * s.D, k_size[j], static_cast<T*>(g.dkey) + j * s.D);
+  }
+
+  // Whether every pair of a sequence is within the limits of the score's form.
+  PYRNN_FN bool within_limit(int64_t b, Range keys) const {
+    const T q = largest_size(static_cast<const T*>(args.query_size) + row(b, 0), s.Tq);
+    const T k = largest_size(static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin, keys.size());
+    return q + k <= T(Score::limit[sizeof(T) == sizeof(double)]);
+  }
+
+  // Whether one pair is; the others are computed in the score's other form.
+  PYRNN_FN bool pair_within_limit(int64_t at, int64_t key) const {
+    return static_cast<const T*>(args.query_size)[at] + static_cast<const T*>(args.key_size)[key] <=
+           T(Score::limit[sizeof(T) == sizeof(double)]);
+  }
+
+  void additive_features(int thread, int64_t piece) const {
+    const int64_t b = piece / parts;
+    const Range slices = part(ceil_div(s.D, slice_vectors * L), piece % parts, parts);
+    const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
+    clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
+    const bool within = within_limit(b, keys);
+    for (int64_t slice = slices.begin; slice < slices.end; slice++)
+      if (within)
+        additive_slice<false>(thread, b, keys, slice);
+      else
+        additive_slice<true>(thread, b, keys, slice);
+  }
+
+  // Some vectors of the features of one sequence's queries and keys, [row][L] each.
+  struct Panels {
+    const T *q, *k, *raw_q, *raw_k;  // prepared, and as they are
+    T* dk;
+    const T* gradient;  // of the scores, from the first query and key on
+    int64_t first_row, first_key;
+    Vec<T> dw, dw_raw;
+  };
+
+  // The gradients of a few vectors of features of one sequence, in panels [vector][row]: nothing but L1 is read.
+  // Careful: pairs are looked at one by one; a gradient of zero takes no part, whatever query and key hold.
+  template <bool careful>
+  void additive_slice(int thread, int64_t b, Range keys, int64_t slice) const {
+    using Fallback = typename Score::Fallback;
+    const int64_t first = slice * slice_vectors * L, Tq = s.Tq, Tk = keys.size();
+    const int vectors = int(smaller(slice_vectors, ceil_div(s.D - first, L)));
+    T *q = panel[thread], *k = q + slice_vectors * L * Tq, *dk = k + slice_vectors * L * Tk;
+    T *raw_q = dk + slice_vectors * L * Tk, *raw_k = raw_q + slice_vectors * L * Tq;
+    const auto load_panel = [&](const void* array, int64_t row, int64_t rows, T* to, T* raw) {
+      const T* from = static_cast<const T*>(array) + row * s.D + first;
+      for (int64_t i = 0; i < rows; i++, from += s.D)
+        for (int v = 0; v < vectors; v++) {
+          const Vec<T> x = load_tail(from + v * L, s.D - first - v * L);
+          store(to + (v * rows + i) * L, Score::prepare(x));
+          if (careful) store(raw + (v * rows + i) * L, Fallback::prepare(x));
+        }
+    };
+    const int64_t first_key = b * s.Tk + keys.begin;
+    load_panel(args.query, row(b, 0), Tq, q, raw_q);
+    load_panel(args.key, first_key, Tk, k, raw_k);
+    const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
+    T sum_of_ds = 0;
+    for (int64_t i = 0; i < Tq; i++)
+      for (int64_t j = 0; j < Tk; j++)
+        if (!careful || pair_within_limit(row(b, i), first_key + j)) sum_of_ds += gradient[i * s.Tk + j];
+    for (int v = 0; v < vectors; v++) {
+      const int64_t columns = s.D - first - v * L;
+      for (int64_t j = 0; j < Tk; j++) store(dk + j * L, Vec<T>{});
+      const Vec<T> w = load_tail(static_cast<const T*>(args.weight_score) + first + v * L, columns);
+      Panels panels{q + v * Tq * L,
+                    k + v * Tk * L,
+                    raw_q + v * Tq * L,
+                    raw_k + v * Tk * L,
+                    dk,
+                    gradient,
+                    row(b, 0),
+                    first_key,
+                    {},
+                    {}};
+      for_each_tile(Tq, tile_queries, [&](int64_t i, int n) {
+        const Range wanted = attended(args.bounds + row(b, i) * 2, {0, n}, keys);
+        with_constant<tile_queries>(n, [&](auto rows) {
+          constexpr int MQ = decltype(rows)::value;
+          Vec<T> dq[MQ];
+          additive_tile<careful, MQ>(panels, i, {wanted.begin - keys.begin, wanted.end - keys.begin}, dq);
+          for (int m = 0; m < MQ; m++)
+            store_tail(static_cast<T*>(g.dquery) + row(b, i + m) * s.D + first + v * L, dq[m] * w, columns);
+        });
+      });
+      T* dkey = static_cast<T*>(g.dkey) + first_key * s.D + first + v * L;
+      for (int64_t j = 0; j < Tk; j++) store_tail(dkey + j * s.D, load(dk + j * L) * w, columns);
+      store(partial + b * padded + first + v * L,
+            Score::offset * sum_of_ds + T(Score::factor) * panels.dw + panels.dw_raw);
+    }
+  }
+
+  template <bool careful, int MQ>
+  PYRNN_FN void additive_tile(Panels& p, int64_t i, Range keys, Vec<T> (&dq)[MQ]) const {
+    using Fallback = typename Score::Fallback;
+    Vec<T> query[MQ], sum[MQ] = {};
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+      query[m] = load(p.q + (i + m) * L);
+      dq[m] = Vec<T>{};
+    }
+    for (int64_t j = keys.begin; j < keys.end; j++) {
+      const Vec<T> key = load(p.k + j * L);
+      Vec<T> of_key = load(p.dk + j * L);
+      PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+        const T of_score = p.gradient[(i + m) * s.Tk + j];
+        if (careful && of_score == 0) continue;
+        if (careful && !pair_within_limit(p.first_row + i + m, p.first_key + j)) {
+          const Vec<T> phi = Fallback::phi(load(p.raw_q + (i + m) * L), load(p.raw_k + j * L));
+          const Vec<T> slope = Fallback::slope(phi), d = broadcast(of_score * T(Fallback::slope_factor));
+          dq[m] += d * slope;
+          of_key += d * slope;
+          p.dw_raw += broadcast(of_score) * phi;
+        } else {
+          const Vec<T> phi = Score::phi(query[m], key);
+          const Vec<T> slope = Score::slope(phi), d = broadcast(of_score * T(Score::slope_factor));
+          dq[m] += d * slope;
+          of_key += d * slope;
+          sum[m] += broadcast(of_score) * phi;
+        }
+      }
+      store(p.dk + j * L, of_key);
+    }
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) p.dw += sum[m];
+  }
+
+  void features(int thread, int64_t piece) const {
+    if constexpr (Score::product)
+      product_features(thread, piece);
+    else
+      additive_features(thread, piece);
+  }
+
+  // dquery of one query and n keys from `first_key` on; a pair whose gradient is zero takes no part.
+  void additive_query(int64_t at, int64_t first_key, int64_t n, T* prepared) const {
+    using Fallback = typename Score::Fallback;
+    constexpr int NV = 4;
+    const T* raw = static_cast<const T*>(args.query) + at * s.D;
+    const T* gradient = ds + at * s.Tk + first_key % larger(s.Tk, 1);
+    prepare_row<Score>(raw, s.D, prepared);
+    for (int64_t first = 0; first < padded; first += NV * L) {
+      with_constant<NV>(int(smaller(NV, (padded - first) / L)), [&](auto vectors) {
+        constexpr int V = decltype(vectors)::value;
+        Vec<T> q[V], sum[V] = {};
+        PYRNN_UNROLL for (int v = 0; v < V; v++) q[v] = load(prepared + first + v * L);
+        for (int64_t j = 0; j < n; j++) {
+          if (gradient[j] == 0) continue;
+          if (pair_within_limit(at, first_key + j)) {
+            const T* k = all_keys + (first_key + j) * padded + first;
+            PYRNN_UNROLL for (int v = 0; v < V; v++)
+                sum[v] += (gradient[j] * T(Score::slope_factor)) * Score::slope(Score::phi(q[v], load(k + v * L)));
+          } else {
+            const T* k = static_cast<const T*>(args.key) + (first_key + j) * s.D;
+            for (int v = 0; v < V; v++) {
+              const int64_t d = first + v * L;
+              const Vec<T> phi = Fallback::phi(load_tail(raw + d, s.D - d), load_tail(k + d, s.D - d));
+              sum[v] += (gradient[j] * T(Fallback::slope_factor)) * Fallback::slope(phi);
+            }
+          }
+        }
+        PYRNN_UNROLL for (int v = 0; v < V; v++) {
+          const int64_t d = first + v * L;
+          const Vec<T> w = load_tail(static_cast<const T*>(args.weight_score) + d, s.D - d);
+          store_tail(static_cast<T*>(g.dquery) + at * s.D + d, w * sum[v], s.D - d);
+        }
+      });
+    }
+  }
+};
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn
