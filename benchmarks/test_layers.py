@@ -88,8 +88,8 @@ def test_layer(benchmark, round_, mode, case, peer):
         mode=mode, case=list(case), peer=peer.name, threads=THREADS, isa=_core.isa(),
         flops=case.flops * (3 if mode == "train" else 1),
     )  # fmt: skip
-    # What a share of the peak refers to: nothing but multiply-adds, just before and after. The clock of a shared
-    # machine drifts by more than what there is to be seen.
+    # What a share of the peak refers to: nothing but multiply-adds, just before and after. A shared machine's
+    # clock drifts by more than what there is to be seen.
     before = _core.fma_peak(THREADS, 0.02)
     benchmark.pedantic(run, rounds=3, iterations=repeats)
     benchmark.extra_info["peak"] = (before + _core.fma_peak(THREADS, 0.02)) / 2
