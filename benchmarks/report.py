@@ -11,21 +11,21 @@ from statistics import geometric_mean, median, quantiles
 PEERS = ["pyrnn", "pytorch", "onnxruntime"]
 
 
-def load(path: str) -> tuple[dict, dict, float]:
-    """Seconds by (mode, case) and peer, operations by (mode, case), and the measured peak in GFLOP/s."""
+def load(path: str) -> tuple[dict, dict, list[float]]:
+    """Seconds by (mode, case) and peer, shares of the peak by (mode, case), and the peaks in GFLOP/s."""
     with open(path, encoding="utf-8") as file:
         data = json.load(file)
     times: dict = defaultdict(lambda: defaultdict(list))
-    flops, peaks = {}, []
+    shares: dict = defaultdict(list)
+    peaks = []
     for item in data["benchmarks"]:
         info = item["extra_info"]
-        if info["mode"] == "peak":
-            peaks.append(info["gflops"])
-            continue
         key = (info["mode"], tuple(info["case"]))
         times[key][info["peer"]] += item["stats"]["data"]
-        flops[key] = info["flops"]
-    return times, flops, median(peaks)
+        if info["peer"] == "pyrnn":
+            peaks.append(info["peak"])
+            shares[key].append(info["flops"] / item["stats"]["median"] / 1e9 / info["peak"])
+    return times, shares, peaks
 
 
 def cell(values: list[float]) -> str:
@@ -34,8 +34,9 @@ def cell(values: list[float]) -> str:
     return f"{middle * 1e6:,.{1 if middle < 1e-4 else 0}f} ± {50 * (high - low) / middle:.0f} %"
 
 
-def tables(times: dict, flops: dict, peak: float) -> str:
-    lines = [f"Measured FMA peak: {peak:.0f} GFLOP/s.", ""]
+def tables(times: dict, shares: dict, peaks: list[float]) -> str:
+    low, middle, high = quantiles(peaks, n=4)
+    lines = [f"Measured FMA peak: {middle:.0f} GFLOP/s, {low:.0f} to {high:.0f} between the quartiles.", ""]
     titles = {"forward": "Forward", "train": "Forward + backward", "step": "One step per call"}
     for mode, title in titles.items():
         keys = [key for key in times if key[0] == mode]
@@ -51,7 +52,7 @@ def tables(times: dict, flops: dict, peak: float) -> str:
             ours = median(times[key]["pyrnn"])
             row = [key[1][0], ", ".join(map(str, key[1][1:])), *(cell(times[key][p]) for p in peers)]
             if share:
-                row.append(f"{100 * flops[key] / ours / 1e9 / peak:.0f} %")
+                row.append(f"{100 * median(shares[key]):.0f} %")
             for p in peers[1:]:
                 ratio = median(times[key][p]) / ours
                 ratios[key[1][0], p].append(ratio)

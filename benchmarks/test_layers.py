@@ -71,15 +71,6 @@ def verify(result: object, mode: str, case: Case) -> None:
         assert error < 1e-4, f"{name} differs by {error}"
 
 
-@pytest.mark.parametrize("round_", range(ROUNDS))
-def test_peak(benchmark, round_):
-    """The rate of nothing but multiply-adds: what every share of the peak refers to."""
-    rates = []
-    benchmark.pedantic(lambda: rates.append(_core.fma_peak(THREADS, 0.2)), rounds=3, warmup_rounds=1)
-    benchmark.extra_info.update(mode="peak", gflops=sorted(rates)[len(rates) // 2], threads=THREADS)
-    assert rates[-1] > 0
-
-
 @pytest.mark.parametrize(("round_", "mode", "case", "peer"), rows())
 def test_layer(benchmark, round_, mode, case, peer):
     run = getattr(adapter(peer, case), mode)
@@ -97,4 +88,8 @@ def test_layer(benchmark, round_, mode, case, peer):
         mode=mode, case=list(case), peer=peer.name, threads=THREADS, isa=_core.isa(),
         flops=case.flops * (3 if mode == "train" else 1),
     )  # fmt: skip
+    # What a share of the peak refers to: nothing but multiply-adds, just before and after. A shared machine's
+    # clock drifts by more than what there is to be seen.
+    before = _core.fma_peak(THREADS, 0.02)
     benchmark.pedantic(run, rounds=3, iterations=repeats)
+    benchmark.extra_info["peak"] = (before + _core.fma_peak(THREADS, 0.02)) / 2

@@ -3,6 +3,7 @@
 
 import dataclasses
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +11,7 @@ import numpy as np
 import pytest
 
 import pyrnn
-from pyrnn.examples.blas import single_threaded_blas, thread_functions
-from pyrnn.examples.charlm import Training
+from pyrnn.examples.charlm import Training, blas_threads
 from pyrnn.examples.charmodel import CharModel, cross_entropy, scatter_rows
 from pyrnn.examples.checkpoint import Checkpoint
 from pyrnn.examples.config import Config
@@ -327,10 +327,18 @@ def test_draws_follow_the_distribution() -> None:
 
 
 def test_blas_threads_are_given_back() -> None:
-    functions = thread_functions()
-    if functions is None:
-        pytest.skip("NumPy's BLAS is not OpenBLAS")
-    before = functions[0]()
-    with single_threaded_blas() as limited:
-        assert limited and functions[0]() == 1
-    assert functions[0]() == before
+    threadpoolctl = pytest.importorskip("threadpoolctl", reason="threadpoolctl is not installed")
+
+    def threads() -> list[int]:
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    before = threads()
+    with blas_threads(1):
+        assert set(threads()) <= {1}
+    assert threads() == before
+
+
+def test_without_threadpoolctl(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    with blas_threads(1):
+        pass

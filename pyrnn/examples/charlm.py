@@ -15,7 +15,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-from pyrnn.examples.blas import single_threaded_blas
 from pyrnn.examples.charmodel import CharModel
 from pyrnn.examples.checkpoint import Checkpoint, Progress, save_checkpoint
 from pyrnn.examples.config import Config
@@ -167,7 +166,7 @@ def train(training: Training, *, log: str | None = None, quiet: bool = False) ->
     with (
         contextlib.ExitStack() as stack,
         interruption() as stop,
-        single_threaded_blas(),
+        blas_threads(1),
     ):
         lines: TextIO | None = stack.enter_context(open(log, "a", encoding="utf-8")) if log else None
         report = stack.enter_context(contextlib.closing(Report(training, quiet)))
@@ -188,6 +187,19 @@ def train(training: Training, *, log: str | None = None, quiet: bool = False) ->
     interrupted = stop.is_set() and progress.step < config.steps
     summary(training, seconds, (progress.step - first) * config.batch * config.length, interrupted)
     return INTERRUPTED if interrupted else 0
+
+
+def blas_threads(n: int) -> contextlib.AbstractContextManager[object]:
+    """Limit the threads of NumPy's products, where threadpoolctl is installed.
+
+    OpenBLAS's threads go on spinning for a while after a product, on cores that the recurrent layers need.
+    """
+    try:
+        from threadpoolctl import threadpool_limits
+    except ImportError:
+        return contextlib.nullcontext()
+    limits: contextlib.AbstractContextManager[object] = threadpool_limits(n, "blas")
+    return limits
 
 
 def summary(training: Training, seconds: float, characters: int, interrupted: bool) -> None:
