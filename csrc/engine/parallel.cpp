@@ -64,9 +64,26 @@ constexpr int spins_before_parking = 1500;  // about 30 µs
 struct Job {
   void (*work)(void*, int, int);
   void* context;
-  int threads;
+  int threads, cpu;  // cpu: where the caller was
   std::atomic<int> running;
 };
+
+// The scheduler may wake a worker on its caller's processor and leave it there for tens of milliseconds, both spinning
+// in turns: 0.9 ms in place of 0.33 for a call. Forbidding that processor for a moment moves the worker at once.
+#if defined(__linux__)
+int current_cpu() { return sched_getcpu(); }
+
+void leave(int cpu) {
+  cpu_set_t allowed;
+  if (sched_getaffinity(0, sizeof(allowed), &allowed) != 0 || CPU_COUNT(&allowed) < 2) return;
+  cpu_set_t others = allowed;
+  CPU_CLR(cpu, &others);
+  if (sched_setaffinity(0, sizeof(others), &others) == 0) sched_setaffinity(0, sizeof(allowed), &allowed);
+}
+#else
+int current_cpu() { return -1; }
+void leave(int) {}
+#endif
 
 enum State { idle, ready, parked };
 
@@ -103,6 +120,7 @@ void serve(Worker* worker) {
     }
     Job* job = worker->job;
     worker->state.store(idle, std::memory_order_relaxed);
+    if (job->cpu >= 0 && current_cpu() == job->cpu) leave(job->cpu);
     {
       FlushDenormals flush;
       job->work(job->context, worker->thread, job->threads);
@@ -233,7 +251,7 @@ Team::~Team() {
 }
 
 void Team::run(void (*work)(void*, int, int), void* context) {
-  Job job{work, context, size_, {size_ - 1}};
+  Job job{work, context, size_, current_cpu(), {size_ - 1}};
   for (int i = 0; i < size_ - 1; i++) {
     Worker* worker = pool().workers[std::size_t(i)];
     worker->job = &job;
