@@ -8,7 +8,7 @@ import json
 from collections import defaultdict
 from statistics import geometric_mean, median, quantiles
 
-PEERS = ["pyrnn", "pytorch", "onnxruntime"]
+PEERS = ["pyrnn", "pytorch", "torch.compile", "onnxruntime"]
 
 
 def load(path: str) -> tuple[dict, dict, list[float]]:
@@ -28,8 +28,10 @@ def load(path: str) -> tuple[dict, dict, list[float]]:
     return times, shares, peaks
 
 
-def cell(values: list[float]) -> str:
+def cell(values: list[float] | None) -> str:
     """Median in microseconds and half the spread between the quartiles, in per cent."""
+    if values is None:
+        return ""
     low, middle, high = quantiles(values, n=4)
     return f"{middle * 1e6:,.{1 if middle < 1e-4 else 0}f} ± {50 * (high - low) / middle:.0f} %"
 
@@ -44,16 +46,19 @@ def tables(times: dict, shares: dict, peaks: list[float]) -> str:
             continue
         peers = [p for p in PEERS if any(p in times[key] for key in keys)]
         share = mode != "step"
-        head = ["cell", "T, B, I, H", *(f"{p} µs" for p in peers), *(["share of peak"] if share else [])]
+        head = ["", "sizes", *(f"{p} µs" for p in peers), *(["share of peak"] if share else [])]
         head += [f"× {p}" for p in peers[1:]]
         lines += [f"### {title}", "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
         ratios: dict = defaultdict(list)
         for key in keys:
             ours = median(times[key]["pyrnn"])
-            row = [key[1][0], ", ".join(map(str, key[1][1:])), *(cell(times[key][p]) for p in peers)]
+            row = [key[1][0], ", ".join(map(str, key[1][1:])), *(cell(times[key].get(p)) for p in peers)]
             if share:
                 row.append(f"{100 * median(shares[key]):.0f} %")
             for p in peers[1:]:
+                if p not in times[key]:
+                    row.append("")
+                    continue
                 ratio = median(times[key][p]) / ours
                 ratios[key[1][0], p].append(ratio)
                 row.append(f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}")

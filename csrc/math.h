@@ -58,6 +58,14 @@ PYRNN_FN Vec<T> exp_vector(Vec<T> x) {
   return scale * m + scale;
 }
 
+// The same without the bounds: only for lowest <= x <= highest, nothing in particular beyond.
+template <class T>
+PYRNN_FN Vec<T> exp_within(Vec<T> x) {
+  Vec<T> scale, m;
+  split_exp<T>(x, scale, m);
+  return scale * m + scale;
+}
+
 // tanh x = e/(e + 2) with e = e^{2x} - 1, which keeps the relative accuracy near zero.
 // Max error 4 ULP everywhere (float and double); NaN stays NaN. |x| is cut where tanh is 1 to the last bit.
 template <class T>
@@ -72,6 +80,8 @@ PYRNN_FN Vec<T> tanh_vector(Vec<T> x) {
 
 PYRNN_FN Vec<float> exp(Vec<float> x) { return exp_vector<float>(x); }
 PYRNN_FN Vec<double> exp(Vec<double> x) { return exp_vector<double>(x); }
+PYRNN_FN Vec<float> exp_normal(Vec<float> x) { return exp_within<float>(x); }
+PYRNN_FN Vec<double> exp_normal(Vec<double> x) { return exp_within<double>(x); }
 PYRNN_FN Vec<float> tanh(Vec<float> x) { return tanh_vector<float>(x); }
 PYRNN_FN Vec<double> tanh(Vec<double> x) { return tanh_vector<double>(x); }
 PYRNN_FN Vec<float> positive(Vec<float> x) { return max(Vec<float>{}, x); }

@@ -166,6 +166,33 @@ PYRNN_FN Vec<T> interleave(Vec<T> a, Vec<T> b, int first) {
 #endif
 }
 
+// The lanes of v, each in the place of the one whose number differs in the bits of `distance`.
+template <int distance, class T>
+PYRNN_FN Vec<T> exchange(Vec<T> v) {
+#if defined(__clang__)
+  Vec<T> other;
+  PYRNN_UNROLL for (int i = 0; i < lanes<T>; i++) other[i] = v[i ^ distance];
+  return other;
+#else
+  Vec<typename IndexOf<T>::type> index{};
+  PYRNN_UNROLL for (int i = 0; i < lanes<T>; i++) index[i] = i ^ distance;
+  return __builtin_shuffle(v, index);
+#endif
+}
+
+template <class T, int distance = lanes<T> / 2>
+PYRNN_FN T sum_of_lanes(Vec<T> v) {
+  v += exchange<distance, T>(v);
+  if constexpr (distance > 1) return sum_of_lanes<T, distance / 2>(v);
+  return v[0];
+}
+template <class T, int distance = lanes<T> / 2>
+PYRNN_FN T largest_lane(Vec<T> v) {
+  v = max(v, exchange<distance, T>(v));
+  if constexpr (distance > 1) return largest_lane<T, distance / 2>(v);
+  return v[0];
+}
+
 // L x L values, rows[i][j] -> rows[j][i]: log2(L) rounds that interleave the first half of the rows with the second.
 template <class T>
 PYRNN_FN void transpose(Vec<T> (&rows)[lanes<T>]) {

@@ -20,8 +20,7 @@ PYRNN_FN T largest_of(const T* s, int64_t n) {
   Vec<T> most = broadcast(masked_score<T>());
   int64_t j = 0;
   for (; j + L <= n; j += L) most = max(most, load_unaligned(s + j));
-  T result = masked_score<T>();
-  for (int i = 0; i < L; i++) result = most[i] <= result ? result : most[i];
+  T result = largest_lane<T>(most);
   for (; j < n; j++) result = s[j] <= result ? result : s[j];
   return result;
 }
@@ -41,8 +40,7 @@ PYRNN_FN void softmax_row(T* s, int64_t n) {
     if (n - j < L) e = load_tail(s + j, n - j);
     sum += e;
   }
-  T total = 0;
-  for (int i = 0; i < L; i++) total += sum[i];
+  const T total = sum_of_lanes<T>(sum);
   const T factor = nothing ? T(0) : 1 / total;
   for (int64_t j = 0; j < n; j++) s[j] = nothing ? T(0) : s[j] * factor;
 }
@@ -56,8 +54,7 @@ PYRNN_FN void softmax_row_backward(const T* p, T* dp, int64_t n) {
     const Vec<T> w = load_tail(p + j, n - j), d = load_tail(dp + j, n - j);
     sum += w == 0 ? Vec<T>{} : w * d;
   }
-  T total = 0;
-  for (int i = 0; i < L; i++) total += sum[i];
+  const T total = sum_of_lanes<T>(sum);
   for (int64_t j = 0; j < n; j += L) {
     const Vec<T> w = load_tail(p + j, n - j), d = load_tail(dp + j, n - j);
     store_tail(dp + j, w == 0 ? Vec<T>{} : w * (d - total), n - j);

@@ -136,9 +136,7 @@ PYRNN_FN bool pack_panel(const Row& row, const T* scale, int64_t first, int64_t 
       store(panel, scale ? x * scale[k] : x);
     }
   }
-  bool finite = true;
-  for (int i = 0; i < L; i++) finite = finite && zero[i] == 0;
-  return finite;
+  return sum_of_lanes<T>(zero) == 0;
 }
 
 // A few rows of sums over one panel: out[m] = Σ_k x[m][k·stride] · panel[k], or added to it.

@@ -135,9 +135,7 @@ struct AttentionForward {
     Vec<T> sum{};
     for (int64_t d = 0; d < s.D; d += L)
       sum += load(weight + d) * Fallback::phi(load_tail(q + d, s.D - d), load_tail(k + d, s.D - d));
-    T total = 0;
-    for (int i = 0; i < L; i++) total += sum[i];
-    return total;
+    return sum_of_lanes<T>(sum);
   }
 
   // A row of scores becomes a row of weights; -inf where there is no pair, zero outside of the bounds.

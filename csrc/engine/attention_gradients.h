@@ -103,7 +103,10 @@ struct PairGradients {
     clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
     const bool within = within_limit(b, keys);
     for (int64_t slice = slices.begin; slice < slices.end; slice++)
-      if (within)
+      if (within && s.Tq > 0 && s.Tq <= tile_queries)
+        with_constant<tile_queries>(int(s.Tq),
+                                    [&](auto queries) { additive_few<decltype(queries)::value>(b, keys, slice); });
+      else if (within)
         additive_slice<false>(thread, b, keys, slice);
       else
         additive_slice<true>(thread, b, keys, slice);
@@ -117,6 +120,49 @@ struct PairGradients {
     int64_t first_row, first_key;
     Vec<T> dw, dw_raw;
   };
+
+  // The gradients of a few vectors of features where one tile takes all queries: a key is read and its gradient written
+  // once, nothing is kept in between.
+  template <int MQ>
+  void additive_few(int64_t b, Range keys, int64_t slice) const {
+    constexpr int V = slice_vectors / MQ;
+    T sum_of_ds = 0;
+    for (int64_t i = row(b, 0) * s.Tk; i < row(b, MQ) * s.Tk; i++) sum_of_ds += ds[i];
+    for (int64_t first = slice * slice_vectors * L; first < smaller((slice + 1) * slice_vectors * L, s.D);
+         first += V * L) {
+      Vec<T> q[MQ][V], dq[MQ][V] = {}, dw[MQ][V] = {}, w[V];
+      PYRNN_UNROLL for (int v = 0; v < V; v++) {
+        const int64_t d = first + v * L;
+        w[v] = load_tail(static_cast<const T*>(args.weight_score) + d, larger(0, s.D - d));
+        PYRNN_UNROLL for (int m = 0; m < MQ; m++) q[m][v] = Score::prepare(
+            load_tail(static_cast<const T*>(args.query) + row(b, m) * s.D + d, larger(0, s.D - d)));
+      }
+      for (int64_t j = keys.begin; j < keys.end; j++) {
+        const int64_t at = (b * s.Tk + j) * s.D + first;
+        PYRNN_UNROLL for (int v = 0; v < V; v++) {
+          const int64_t n = larger(0, s.D - first - v * L);
+          const Vec<T> key = Score::prepare(load_tail(static_cast<const T*>(args.key) + at + v * L, n));
+          Vec<T> of_key{};
+          PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+            const T of_score = ds[row(b, m) * s.Tk + j];
+            const Vec<T> phi = Score::phi(q[m][v], key);
+            const Vec<T> slope = Score::slope(phi), d = broadcast(of_score * T(Score::slope_factor));
+            dq[m][v] += d * slope;
+            of_key += d * slope;
+            dw[m][v] += broadcast(of_score) * phi;
+          }
+          store_tail(static_cast<T*>(g.dkey) + at + v * L, of_key * w[v], n);
+        }
+      }
+      PYRNN_UNROLL for (int v = 0; v < V; v++) {
+        const int64_t d = first + v * L;
+        PYRNN_UNROLL for (int m = 0; m < MQ; m++)
+            store_tail(static_cast<T*>(g.dquery) + row(b, m) * s.D + d, dq[m][v] * w[v], larger(0, s.D - d));
+        PYRNN_UNROLL for (int m = 1; m < MQ; m++) dw[0][v] += dw[m][v];
+        if (d < s.D) store(partial + b * padded + d, Score::offset * sum_of_ds + T(Score::factor) * dw[0][v]);
+      }
+    }
+  }
 
   // The gradients of a few vectors of features of one sequence, in panels [vector][row]: nothing but L1 is read.
   // Careful: pairs are looked at one by one; a gradient of zero takes no part, whatever query and key hold.

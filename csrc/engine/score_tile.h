@@ -55,13 +55,8 @@ PYRNN_FN T prepare_row(const T* row, int64_t D, T* out) {
     zero += x - x;
     store(out + d, Score::prepare(x));
   }
-  T sum = 0, most = 0, finite = 0;
-  for (int i = 0; i < L; i++) {
-    sum += size[i];
-    most = size[i] > most ? size[i] : most;
-    finite += zero[i];
-  }
-  if constexpr (!Score::unit_rows) return most + finite;
+  if constexpr (!Score::unit_rows) return largest_lane<T>(size) + sum_of_lanes<T>(zero);
+  const T sum = sum_of_lanes<T>(size);
   const T inverse = sum == 0 ? T(0) : T(1 / __builtin_sqrt(sum));
   for (int64_t d = 0; d < D; d += L) store(out + d, load(out + d) * inverse);
   return inverse;
