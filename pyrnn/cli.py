@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
-from pyrnn.examples.config import Config
+from pyrnn.examples.config import Config, Options
 
 DESCRIPTION = "Recurrent layers with fused kernels."
 CHECKPOINT = "charlm.safetensors"
@@ -107,14 +107,8 @@ def parser() -> argparse.ArgumentParser:
 
 
 def add_training_options(charlm: argparse.ArgumentParser) -> None:
-    """Those of `Config`, None unless given, and those of the files."""
-    for field in dataclasses.fields(Config):
-        charlm.add_argument(
-            f"--{field.name}",
-            metavar=field.metadata["metavar"],
-            type=type(field.default),
-            help=f"{field.metadata['help']}; default: {field.default}",
-        )
+    """Those of `Config` and those of the files."""
+    add_config(charlm, Config)
     charlm.add_argument(
         "--text", metavar="FILE", help="UTF-8 text to learn; default: Python's own help texts"
     )
@@ -124,20 +118,36 @@ def add_training_options(charlm: argparse.ArgumentParser) -> None:
     charlm.add_argument("--quiet", action="store_true", help="print the result only")
 
 
+def add_config(command: argparse.ArgumentParser, config: type[Options]) -> None:
+    """An option for every field, None unless given."""
+    for field in dataclasses.fields(config):
+        command.add_argument(
+            f"--{field.name}",
+            metavar=field.metadata["metavar"],
+            type=type(field.default),
+            help=f"{field.metadata['help']}; default: {field.default}",
+        )
+
+
+def given(options: argparse.Namespace, config: type[Options]) -> dict[str, Any]:
+    """The fields that were given on the command line."""
+    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(config)}
+    return {name: value for name, value in values.items() if value is not None}
+
+
 def run_charlm(options: argparse.Namespace) -> int:
     """Train, from the beginning or from a checkpoint."""
     from pyrnn.examples.charlm import Training, train
 
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(Config)}
-    given: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+    values = given(options, Config)
     if options.resume:
-        if given:
+        if values:
             raise ValueError(
-                f"--resume takes its options from the checkpoint; leave --{next(iter(given))} away"
+                f"--resume takes its options from the checkpoint; leave --{next(iter(values))} away"
             )
         training = Training.resume(options.checkpoint, options.text)
     else:
-        training = Training(Config(**given), options.text, options.checkpoint)
+        training = Training(Config(**values), options.text, options.checkpoint)
     return train(training, log=options.log, quiet=options.quiet)
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a training of the character model, with their defaults, bounds and help."""
+"""The options of a program as a checked dataclass, and those of the character model."""
 
 from __future__ import annotations
 
@@ -15,14 +15,31 @@ def option(default: Any, least: float, metavar: str, text: str) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
-    """Everything that decides the course of a training, but the text.
+class Options:
+    """Fields that `option` made, checked against their defaults' types and their smallest values.
 
     Raises
     ------
     ValueError
         A value makes no sense; the message names the option.
     """
+
+    def __post_init__(self) -> None:
+        for field in dataclasses.fields(self):
+            kind: type = type(field.default)
+            value: Any = getattr(self, field.name)
+            least: float = field.metadata["least"]
+            accepted: Any = (int, float) if kind is float else kind
+            if isinstance(value, bool) or not isinstance(value, accepted):
+                raise ValueError(f"--{field.name}: expected {kind.__name__}, got {value!r}")
+            # The comparison from both sides refuses NaN as well.
+            if not isinstance(value, str) and not least <= value < 2**31:
+                raise ValueError(f"--{field.name}: expected a number from {least}, got {value}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Options):
+    """Everything that decides the course of a training of the character model, but the text."""
 
     cell: str = option("lstm", 0, "NAME", "lstm, gru or rnn")
     layers: int = option(2, 1, "N", "recurrent layers")
@@ -39,16 +56,7 @@ class Config:
     seed: int = option(0, 0, "N", "of the initial parameters and the dropout")
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            kind: type = type(field.default)
-            value: Any = getattr(self, field.name)
-            least: float = field.metadata["least"]
-            accepted: Any = (int, float) if kind is float else kind
-            if isinstance(value, bool) or not isinstance(value, accepted):
-                raise ValueError(f"--{field.name}: expected {kind.__name__}, got {value!r}")
-            # The comparison from both sides refuses NaN as well.
-            if not isinstance(value, str) and not least <= value < 2**31:
-                raise ValueError(f"--{field.name}: expected a number from {least}, got {value}")
+        super().__post_init__()
         if self.cell not in CELLS:
             raise ValueError(f"--cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
         if self.dropout >= 1:
