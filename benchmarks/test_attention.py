@@ -65,6 +65,7 @@ def expected(mode: str, case: Any) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize(("round_", "mode", "case", "peer"), rows())
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_attention(benchmark, round_, mode, case, peer):
     run = getattr(adapter(peer, case), mode)
     if round_ == 0:
