@@ -9,6 +9,7 @@ import pytest
 
 import pyrnn
 from pyrnn import _core
+from pyrnn.scoring import SCORES
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -36,6 +37,15 @@ def test_row_of_a_cell(cell):
     assert layer.cell == cell
     assert len(states.split(", ")) == _core.cells()[cell]["states"]
     assert list(layer.gates(np.zeros((2, 1, 3), np.float32))) == gates.split(" ")
+
+
+def test_every_score_is_in_the_table():
+    section = README.split("## Scores")[1].split("\n## ")[0]
+    rows = [line.split("|") for line in section.splitlines() if line[:3] == "| `"]
+    assert [row[1].strip(" `") for row in rows] == list(SCORES)
+    for row in rows:
+        for name in re.findall(r"`pyrnn\.(\w+)`", row[-2]):
+            assert isinstance(getattr(pyrnn, name), type)
 
 
 def test_length():
