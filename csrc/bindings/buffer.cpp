@@ -70,7 +70,7 @@ Buffer::Buffer(std::size_t bytes) {
     }
   }
   if (!data_) {
-    const std::size_t unit = bytes >= huge_page / 4 ? huge_page : alignment;
+    const std::size_t unit = bytes >= 2 * huge_page ? huge_page : alignment;
     if (bytes > std::size_t(-1) / 2) throw std::bad_alloc();
     capacity_ = (bytes + unit - 1) / unit * unit;
     data_ = std::aligned_alloc(unit, capacity_);
