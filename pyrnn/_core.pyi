@@ -14,6 +14,12 @@ class Saved:
     def saved(self) -> Array:
         """The saved values of every step, (T, B, saved, H), zero where a step was not computed."""
 
+class AttentionSaved:
+    """What attention_forward keeps for attention_backward."""
+
+class DecoderSaved:
+    """What decoder_forward keeps for decoder_backward."""
+
 class Stream:
     """Stacked layers of one direction that advance one step a call."""
 
@@ -86,3 +92,106 @@ def num_threads() -> int: ...
 def set_num_threads(n: int) -> None: ...
 def available_cpus() -> int: ...
 def release_memory() -> None: ...
+def attention_forward(
+    score: str,
+    alignment: str,
+    query: Array,
+    key: Array,
+    value: Array,
+    weight_score: Array | None,
+    bounds: Array,
+    context: Array,
+    weights: Array,
+    *,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    scale: float = 1.0,
+    center: Array | None = None,
+    sigma: float = 1.0,
+    previous: Array | None = None,
+    coverage: Array | None = None,
+    weight_filter: Array | None = None,
+    weight_location: Array | None = None,
+    weight_coverage: Array | None = None,
+    save: bool = False,
+) -> AttentionSaved | None: ...
+def attention_backward(
+    saved: AttentionSaved,
+    dcontext: Array,
+    dweights: Array | None,
+    dquery: Array,
+    dkey: Array,
+    dvalue: Array,
+    dweight_score: Array | None,
+    dbias: Array,
+    dcenter: Array | None,
+    dprevious: Array | None,
+    dcoverage: Array | None,
+    dweight_filter: Array | None,
+    dweight_location: Array | None,
+    dweight_coverage: Array | None,
+) -> None: ...
+def decoder_forward(
+    cell: str,
+    x: Array,
+    key: Array,
+    value: Array,
+    state: Sequence[Array],
+    weight_ih: Array,
+    weight_hh: Array,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    weight_attention: Array | None,
+    bias_attention: Array | None,
+    weight_query: Array | None,
+    bias_query: Array | None,
+    score: str,
+    alignment: str,
+    weight_score: Array | None,
+    bounds: Array,
+    outputs: Array,
+    weights: Array,
+    state_out: Sequence[Array],
+    *,
+    query_previous: bool = False,
+    input_feed: bool = True,
+    feed: Array | None = None,
+    mask: Array | None = None,
+    bias: Array | None = None,
+    scale: float = 1.0,
+    previous: Array | None = None,
+    coverage: Array | None = None,
+    weight_filter: Array | None = None,
+    weight_location: Array | None = None,
+    weight_coverage: Array | None = None,
+    save: bool = False,
+) -> DecoderSaved | None: ...
+def decoder_backward(
+    saved: DecoderSaved,
+    doutputs: Array | None,
+    dstate: Sequence[Array] | None,
+    dweights: Array | None,
+    dx: Array,
+    dkey: Array,
+    dvalue: Array,
+    dstate_out: Sequence[Array],
+    dfeed: Array | None,
+    dweight_ih: Array,
+    dweight_hh: Array,
+    dbias_ih: Array | None,
+    dbias_hh: Array | None,
+    dweight_attention: Array | None,
+    dbias_attention: Array | None,
+    dweight_query: Array | None,
+    dbias_query: Array | None,
+    dbias: Array,
+    dweight_score: Array | None,
+    dprevious: Array | None,
+    dcoverage: Array | None,
+    dweight_filter: Array | None,
+    dweight_location: Array | None,
+    dweight_coverage: Array | None,
+) -> None: ...
+def multiply(
+    a: Array, b: Array, out: Array, *, a_transposed: bool = False, b_transposed: bool = False
+) -> None: ...
