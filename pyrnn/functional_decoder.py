@@ -16,6 +16,9 @@ from pyrnn.stacking import Backend
 
 Arrays = Sequence[Array | None]
 
+#: The compiled module; its functions take groups of arguments here, which types cannot follow.
+CORE: Any = _core
+
 
 class Kept(NamedTuple):
     """What a forward of the kernels keeps for its backward."""
@@ -94,7 +97,7 @@ class Native:
         outputs, alignment = np.empty((B, T, O), dtype), np.empty((B, T, Tk), dtype)
         final = [np.empty_like(s) for s in states]
         sums = {"previous": previous, "coverage": coverage}
-        core = _core.decoder_forward(
+        core = CORE.decoder_forward(
             cell,
             x,
             keys,
@@ -143,7 +146,7 @@ class Native:
         (dv,) = empty([scoring.score_weight(params)])
         sums = dict(zip(saved.sums, empty(saved.sums.values()), strict=True))
         history = dict(zip(HISTORY, empty(params.get(name) for name in HISTORY), strict=True))
-        _core.decoder_backward(
+        CORE.decoder_backward(
             saved.core,
             doutputs,
             None if dstates is None else list(dstates),
@@ -162,7 +165,7 @@ class Native:
             *sums.values(),
             *history.values(),
         )
-        named = {} if dv is None else scoring.score_weight_backward(params, dv)
+        named: dict[str, Any] = {} if dv is None else scoring.score_weight_backward(params, dv)
         named |= {"bias": dbias, "bias_score": dbias_score.reshape(()), **history}
         if dquery is not None:
             named |= {"weight": dquery.T} if saved.score == "general" else {"weight_query": dquery}
