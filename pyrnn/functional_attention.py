@@ -16,7 +16,7 @@ from pyrnn.layout import Array
 def forward(a: Arguments, save: bool) -> tuple[Array, Array, Any]:
     """`_core.attention_forward` into new arrays."""
     (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
-    context, weights = np.empty((B, Tq, Dv), dtype), np.empty((B, Tq, Tk), dtype)
+    context, weights = _core.empty((B, Tq, Dv), dtype), _core.empty((B, Tq, Tk), dtype)
     options = {name: value for name, value in a._asdict().items() if name not in POSITIONAL}
     kept = kernel("attention_forward")(
         *(getattr(a, name) for name in POSITIONAL), context, weights, save=save, **options
@@ -27,7 +27,7 @@ def forward(a: Arguments, save: bool) -> tuple[Array, Array, Any]:
 def backward(saved: Any, dcontext: Array, dweights: Array | None) -> dict[str, Array]:
     """`_core.attention_backward` into new arrays."""
     a, kept = saved
-    grads = {name: np.empty_like(array) for name, array in a.differentiable().items()}
+    grads = {name: _core.empty(array.shape, array.dtype) for name, array in a.differentiable().items()}
     dbias = np.empty(1, a.query.dtype)
     before, after = GRADIENTS[:4], GRADIENTS[4:]
     kernel("attention_backward")(
@@ -53,7 +53,7 @@ GRADIENTS = (
 def multiply(a: Array, b: Array) -> Array:
     """A matrix product by the kernels: a BLAS's threads would go on spinning on the cores they need next."""
     (a, a_transposed), (b, b_transposed) = rows_of(a), rows_of(b)
-    out = np.empty((a.shape[1 if a_transposed else 0], b.shape[0 if b_transposed else 1]), a.dtype)
+    out = _core.empty((a.shape[1 if a_transposed else 0], b.shape[0 if b_transposed else 1]), a.dtype)
     _core.multiply(a, b, out, a_transposed=a_transposed, b_transposed=b_transposed)
     return out
 

@@ -94,7 +94,7 @@ class Native:
         if "bias_score" in params:
             bias = (np.zeros((B, T, Tk), dtype) if bias is None else bias) + params["bias_score"]
         weight_query, _ = scoring.matrices(score, params, H)
-        outputs, alignment = np.empty((B, T, O), dtype), np.empty((B, T, Tk), dtype)
+        outputs, alignment = CORE.empty((B, T, O), dtype), CORE.empty((B, T, Tk), dtype)
         final = [np.empty_like(s) for s in states]
         sums = {"previous": previous, "coverage": coverage}
         core = CORE.decoder_forward(
@@ -137,11 +137,11 @@ class Native:
         if not isinstance(saved, Kept):
             return self.loop.backward(saved, doutputs, dstates, dweights)
         params, dtype, B = saved.params, saved.x.dtype, len(saved.x)
-        dx, dkeys, dvalues = (np.empty_like(a) for a in (saved.x, saved.keys, saved.values))
+        dx, dkeys, dvalues = empty((saved.x, saved.keys, saved.values))
         dstate, dfeed = [np.empty_like(s) for s in saved.states], np.empty((B, saved.fed), dtype)
         dcell, dlayer = empty(saved.weights), empty(saved.layer)
         weight_query, _ = scoring.matrices(saved.score, params, saved.states[0].shape[1])
-        dquery = None if weight_query is None else np.empty(weight_query.shape, dtype)
+        dquery = None if weight_query is None else CORE.empty(weight_query.shape, dtype)
         dbias, dbias_score = empty([params.get("bias")])[0], np.empty(1, dtype)
         (dv,) = empty([scoring.score_weight(params)])
         sums = dict(zip(saved.sums, empty(saved.sums.values()), strict=True))
@@ -184,7 +184,7 @@ class Native:
 
 def empty(arrays: Any) -> list[Array | None]:
     """New arrays in the shapes of these, where there are any."""
-    return [None if a is None else np.empty_like(a) for a in arrays]
+    return [None if a is None else CORE.empty(a.shape, a.dtype) for a in arrays]
 
 
 RULE: dict[str, Any] = {"causal": False, "window": None, "local": None, "query_offset": 0}

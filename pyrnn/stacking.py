@@ -28,6 +28,8 @@ class Backend:
         With the arguments of `pyrnn._core.forward` and `pyrnn._core.backward`.
     dtypes : tuple of dtype
         The number types it computes in.
+    empty : callable
+        Memory for results, as `numpy.empty` gives it.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class Backend:
         forward: Callable[..., Any],
         backward: Callable[..., None],
         dtypes: tuple[np.dtype[Any], ...],
+        empty: Callable[[tuple[int, ...], np.dtype[Any]], Array] = np.empty,
     ) -> None:
-        self.forward, self.backward, self.dtypes = forward, backward, dtypes
+        self.forward, self.backward, self.dtypes, self.empty = forward, backward, dtypes, empty
         self.specs = {
             name: Spec(name, cell["states"], len(cell["from_x"]), len(cell["from_h"]))
             for name, cell in cells.items()
@@ -182,7 +185,7 @@ def forward(
         if dropped is not None:
             view *= dropped
         y = (
-            sequence_empty(T, B, N, dtype, batch_first)
+            sequence_empty(backend, T, B, N, dtype, batch_first)
             if layer < L - 1 or out is None
             else checks.kernel_ready(time_major(out, batch_first, unbatched), dtype)
         )
@@ -231,9 +234,9 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
     dstates = None if dstate is None else read_state("dstate", dstate, layout, B, unbatched, dtype)
 
     dinitial = [np.empty((L * D, B, H), dtype) for _ in range(S)]
-    grads = {name: np.empty(shape, dtype) for name, shape in layout.shapes.items()}
+    grads = {name: saved.backend.empty(shape, dtype) for name, shape in layout.shapes.items()}
     for layer in reversed(range(L)):
-        dx = sequence_empty(T, B, N if layer else inputs, dtype, batch_first)
+        dx = sequence_empty(saved.backend, T, B, N if layer else inputs, dtype, batch_first)
         for d in range(D):
             k = layer * D + d
             dweights = [grads[name] for name, _ in layout.passes[k]]
@@ -284,9 +287,11 @@ def sequence_shape(T: int, B: int, N: int, batch_first: bool, unbatched: bool) -
     return ((B, T, N), "(B, T, H*directions)") if batch_first else ((T, B, N), "(T, B, H*directions)")
 
 
-def sequence_empty(T: int, B: int, N: int, dtype: np.dtype[Any], batch_first: bool) -> Array:
+def sequence_empty(
+    backend: Backend, T: int, B: int, N: int, dtype: np.dtype[Any], batch_first: bool
+) -> Array:
     """Memory for a sequence (T, B, N) that is contiguous in the caller's layout."""
-    return np.empty((B, T, N), dtype).swapaxes(0, 1) if batch_first else np.empty((T, B, N), dtype)
+    return backend.empty((B, T, N), dtype).swapaxes(0, 1) if batch_first else backend.empty((T, B, N), dtype)
 
 
 def read_state(

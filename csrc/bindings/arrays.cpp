@@ -2,6 +2,11 @@
 // Every check that memory safety needs: an array is used exactly as it is, or refused with a message that says why.
 #include "arrays.h"
 
+#include <limits>
+#include <memory>
+
+#include "buffer.h"
+
 namespace pyrnn {
 namespace {
 
@@ -78,5 +83,23 @@ View view_sequence(const py::array& array) {
 }
 
 View view_rows(const py::array& array) { return {writable_data(array), 0, array.strides(0) / array.itemsize()}; }
+
+py::array empty_array(const std::vector<py::ssize_t>& shape, const py::dtype& dtype) {
+  constexpr std::size_t least = std::size_t(128) << 10;  // below, malloc finds memory that it has already
+  if (dtype.attr("hasobject").cast<bool>()) throw py::type_error("dtype: expected plain data, got objects");
+  std::size_t bytes = std::size_t(dtype.itemsize());
+  for (const py::ssize_t n : shape) {
+    if (n < 0) throw py::value_error("shape: expected sizes of at least 0, got " + std::to_string(n));
+    if (n > 0 && bytes > std::size_t(std::numeric_limits<py::ssize_t>::max()) / std::size_t(n))
+      throw py::value_error("shape: too large");
+    bytes *= std::size_t(n);
+  }
+  if (bytes < least) return py::array(dtype, shape);
+  auto buffer = std::make_unique<Buffer>(bytes);
+  void* const data = buffer->data();
+  const py::capsule owner(buffer.get(), [](void* made) { delete static_cast<Buffer*>(made); });
+  buffer.release();
+  return py::array(dtype, shape, data, owner);
+}
 
 }  // namespace pyrnn

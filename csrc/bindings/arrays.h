@@ -41,4 +41,7 @@ View view_rows(const py::array& array);      // (B, n)
 
 void* writable_data(const py::array& array);
 
+// A C-contiguous array that nobody has written to, on memory that is kept for the next one of its size.
+py::array empty_array(const std::vector<py::ssize_t>& shape, const py::dtype& dtype);
+
 }  // namespace pyrnn

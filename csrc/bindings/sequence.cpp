@@ -213,6 +213,8 @@ void bind_sequence(py::module_& m) {
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a,
         "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
+  m.def("empty", empty_array, "shape"_a, "dtype"_a,
+        "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");
   m.def("release_memory", Buffer::release, "Returns the memory that is kept between calls to the system.");
 }
 
