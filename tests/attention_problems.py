@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pyrnn import _core, functional, reference
+from pyrnn import functional, reference
 from pyrnn.attending import ALIGNMENTS
 from pyrnn.scoring import SCORES
 
@@ -27,17 +27,8 @@ CASES = [
 ]
 EVERY_CASE = pytest.mark.parametrize(("score", "alignment", "kind"), CASES)
 
-kernels_missing = not hasattr(_core, "attention_forward")
 ENGINES = pytest.mark.parametrize(
-    "engine",
-    [
-        pytest.param(reference, id="reference"),
-        pytest.param(
-            functional,
-            id="kernels",
-            marks=pytest.mark.skipif(kernels_missing, reason="this build has no attention kernels"),
-        ),
-    ],
+    "engine", [pytest.param(reference, id="reference"), pytest.param(functional, id="kernels")]
 )
 
 
