@@ -16,7 +16,7 @@ from pyrnn import functional
 ALIGNMENTS = ("softmax", "sparsemax", "monotonic")
 SCORES = ("dot", "cosine", "general", "additive", "concat", "location")
 
-#: Many pieces of keys and queries, few sequences; many sequences; one query; what is cut into pieces unevenly.
+#: Many pieces of keys and queries, few sequences; many sequences; one query.
 SHAPES = {
     "long": {"B": 2, "Tq": 70, "Tk": 131, "Dq": 65, "Dk": 65, "Dv": 33, "A": 67},
     "rows": {"B": 37, "Tq": 9, "Tk": 17, "Dq": 48, "Dk": 48, "Dv": 129, "A": 40},
@@ -54,7 +54,7 @@ def test_any_number_of_threads_and_options(score, kind, threads):
     assert_threads_change_nothing(AttentionProblem(score, kind=kind, **SHAPES["long"]), threads)
 
 
-#: Weights large enough for several threads to be worth it, fewer sequences than threads and more.
+#: Fewer sequences than threads, and more; enough work for threads to be woken.
 DECODERS = {
     "few": {"B": 2, "T": 6, "Tk": 60, "H": 130, "I": 40},
     "many": {"B": 19, "T": 4, "Tk": 31, "H": 64},
