@@ -84,6 +84,25 @@ def cell_vjp(
     p: Sequence[float],
     ds_new: Sequence[float],
 ) -> tuple[list[float], list[float], list[float]]: ...
+def scores() -> dict[str, dict[str, Any]]: ...
+def score_jvp(
+    score: str,
+    fallback: bool,
+    q: Sequence[float],
+    k: Sequence[float],
+    w: Sequence[float],
+    tq: Sequence[float],
+    tk: Sequence[float],
+    tw: Sequence[float],
+) -> tuple[float, float]: ...
+def score_vjp(
+    score: str,
+    fallback: bool,
+    q: Sequence[float],
+    k: Sequence[float],
+    w: Sequence[float],
+    ds: float,
+) -> tuple[list[float], list[float], list[float]]: ...
 def activation(name: str, x: Array) -> Array: ...
 def fma_peak(threads: int, seconds: float, dtype: str = "float32") -> float: ...
 def isa() -> str: ...

@@ -12,13 +12,16 @@ from pyrnn.attending import Arguments, AttentionGradients, Backend, Memory, Save
 from pyrnn.checks import FLOATS
 from pyrnn.layout import Array
 
+#: The compiled module; its functions take groups of arguments here, which types cannot follow.
+CORE: Any = _core
+
 
 def forward(a: Arguments, save: bool) -> tuple[Array, Array, Any]:
     """`_core.attention_forward` into new arrays."""
     (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
     context, weights = _core.empty((B, Tq, Dv), dtype), _core.empty((B, Tq, Tk), dtype)
     options = {name: value for name, value in a._asdict().items() if name not in POSITIONAL}
-    kept = kernel("attention_forward")(
+    kept = CORE.attention_forward(
         *(getattr(a, name) for name in POSITIONAL), context, weights, save=save, **options
     )
     return context, weights, (a, kept) if save else None
@@ -30,17 +33,8 @@ def backward(saved: Any, dcontext: Array, dweights: Array | None) -> dict[str, A
     grads = {name: _core.empty(array.shape, array.dtype) for name, array in a.differentiable().items()}
     dbias = np.empty(1, a.query.dtype)
     before, after = GRADIENTS[:4], GRADIENTS[4:]
-    kernel("attention_backward")(
-        kept, dcontext, dweights, *map(grads.get, before), dbias, *map(grads.get, after)
-    )
+    CORE.attention_backward(kept, dcontext, dweights, *map(grads.get, before), dbias, *map(grads.get, after))
     return grads | {"bias_score": dbias.reshape(())}
-
-
-def kernel(name: str) -> Any:
-    """A function of the compiled module, or NotImplementedError where it has none."""
-    if not hasattr(_core, name):
-        raise NotImplementedError("attention: this build has no kernels for it; pyrnn.reference has the same")
-    return getattr(_core, name)
 
 
 POSITIONAL = ("score", "alignment", "query", "key", "value", "weight_score", "bounds")

@@ -9,15 +9,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyrnn import _core, decoding, scoring, windows
-from pyrnn.functional_attention import ATTENTION
+from pyrnn import decoding, scoring, windows
+from pyrnn.functional_attention import ATTENTION, CORE
 from pyrnn.layout import Array
 from pyrnn.stacking import Backend
 
 Arrays = Sequence[Array | None]
-
-#: The compiled module; its functions take groups of arguments here, which types cannot follow.
-CORE: Any = _core
 
 
 class Kept(NamedTuple):

@@ -24,12 +24,7 @@ KINDS = {
     "monotonic": "MonotonicAttention(4, 5, 7, score_bias_init=0.5, dtype='float64')",
 }
 EVERY_KIND = pytest.mark.parametrize("kind", KINDS)
-NATIVE = pytest.mark.skipif(
-    not hasattr(pyrnn._core, "attention_forward"), reason="this build has no kernels for attention"
-)
-ENGINES = pytest.mark.parametrize(
-    "module", [pytest.param(pyrnn, marks=NATIVE), reference], ids=["kernels", "reference"]
-)
+ENGINES = pytest.mark.parametrize("module", [pyrnn, reference], ids=["kernels", "reference"])
 
 
 def made(kind, module=reference, seed=0, **options):

@@ -240,6 +240,17 @@ def test_derivatives_of_cells(data, cell):
 
 
 @FUZZ
+@given(
+    st.data(), st.sampled_from([*_core.scores(), "", "Dot", None, 3]), st.sampled_from([True, False, None])
+)
+def test_derivatives_of_scores(data, score, fallback):
+    with refused_or_done():
+        _core.score_jvp(score, fallback, *(data.draw(NUMBERS) for _ in range(6)))
+    with refused_or_done():
+        _core.score_vjp(score, fallback, *(data.draw(NUMBERS) for _ in range(3)), data.draw(st.floats()))
+
+
+@FUZZ
 @given(st.data(), st.integers(0, 40), st.sampled_from([np.float32, np.float64]))
 def test_activation(data, n, dtype):
     names = st.sampled_from(["sigmoid", "tanh", "relu", "exp", "Exp", "", None, 3, b"exp"])
@@ -272,7 +283,9 @@ def test_settings(threads, seconds, dtype):
 # -------------------------------------------------------------------------------- by hand
 
 
-@pytest.mark.parametrize("call", ["cells", "isa", "isas", "num_threads", "available_cpus", "release_memory"])
+@pytest.mark.parametrize(
+    "call", ["cells", "scores", "isa", "isas", "num_threads", "available_cpus", "release_memory"]
+)
 def test_functions_without_arguments(call):
     function = getattr(_core, call)
     function()

@@ -7,7 +7,7 @@ import pickle
 
 import numpy as np
 import pytest
-from aligner_kinds import ENGINES, NATIVE, made
+from aligner_kinds import ENGINES, made
 from decoder_problems import SCORES, DecoderProblem
 from problems import CELLS
 from tolerances import FLOAT64, max_error
@@ -41,7 +41,6 @@ def problem(seed=5, batch=B):
     return rng.normal(size=(batch, T, I)), rng.normal(size=(batch, TK, M)), np.array([TK, 4, 1][:batch])
 
 
-@NATIVE
 @pytest.mark.parametrize("kind", SCORES)
 @QUERIES
 def test_kernels_against_the_reference(kind, query):

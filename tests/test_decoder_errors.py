@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from aligner_kinds import NATIVE, made
+from aligner_kinds import made
 from decoder_problems import DecoderProblem
 
 import pyrnn
@@ -173,9 +173,7 @@ CALLS = [
 ]
 
 
-@pytest.mark.parametrize(
-    "module", [reference, pytest.param(pyrnn.functional, marks=NATIVE)], ids=["reference", "kernels"]
-)
+@pytest.mark.parametrize("module", [reference, pyrnn.functional], ids=["reference", "kernels"])
 @pytest.mark.parametrize(("arguments", "error", "message"), CALLS, ids=[message for *_, message in CALLS])
 def test_forward(arguments, error, message, module):
     given = {"cell": "lstm", "x": x, "memory": memory, "params": params, "attention": attention} | arguments

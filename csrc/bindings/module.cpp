@@ -8,6 +8,7 @@ PYBIND11_MODULE(_core, m) {
   pyrnn::chosen_kernels();  // an instruction set that PYRNN_ISA names and the processor lacks fails at import
   pyrnn::bind_info(m);
   pyrnn::bind_cells(m);
+  pyrnn::bind_scores(m);
   pyrnn::bind_sequence(m);
   pyrnn::bind_stream(m);
   pyrnn::bind_attention(m);

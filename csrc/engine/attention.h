@@ -73,6 +73,15 @@ inline Pieces row_pieces(const AttentionSizes& s, int alignment, bool history, i
   return p;
 }
 
+// A team may be smaller than the number of threads asked for, and fewer threads take larger pieces: what carve(threads)
+// needs for any number of them.
+template <class Carve>
+size_t most_workspace(int threads, const Carve& carve) {
+  size_t most = 0;
+  for (int n = 1; n <= threads; n++) most = size_t(larger(int64_t(most), int64_t(carve(n))));
+  return most;
+}
+
 // Estimated cycles of the scores: the bound of an AVX-512 core, and what it reads of new memory.
 template <class Score, class T>
 double pair_cycles(const AttentionSizes& s) {

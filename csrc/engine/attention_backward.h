@@ -302,7 +302,8 @@ struct AttentionBackward : PairGradients<Score, T> {
 
 template <class Score, class T>
 size_t attention_backward_workspace(const AttentionArgs& args, int threads) {
-  return AttentionBackward<Score, T>(args, AttentionGradients{}, threads).carve(nullptr);
+  const AttentionGradients none{};
+  return most_workspace(threads, [&](int n) { return AttentionBackward<Score, T>(args, none, n).carve(nullptr); });
 }
 
 template <class Score, class T>

@@ -238,7 +238,7 @@ struct AttentionForward {
 
 template <class Score, class T>
 size_t attention_forward_workspace(const AttentionArgs& args, int threads) {
-  return AttentionForward<Score, T>(args, threads).carve(nullptr);
+  return most_workspace(threads, [&](int n) { return AttentionForward<Score, T>(args, n).carve(nullptr); });
 }
 
 template <class Score, class T>

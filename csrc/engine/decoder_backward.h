@@ -262,7 +262,7 @@ struct DecoderBackward : DecoderRows<T> {
 
 template <class Score, class T>
 size_t decoder_backward_workspace(const DecoderArgs& args, const DecoderGradients& g, int threads) {
-  return DecoderBackward<Score, T>(args, g, threads).carve(nullptr);
+  return most_workspace(threads, [&](int n) { return DecoderBackward<Score, T>(args, g, n).carve(nullptr); });
 }
 
 template <class Score, class T>

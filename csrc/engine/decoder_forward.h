@@ -217,7 +217,7 @@ double decoder_cycles(const DecoderArgs& args) {
 
 template <class Score, class T>
 size_t decoder_forward_workspace(const DecoderArgs& args, int threads) {
-  return DecoderForward<Score, T>(args, threads).carve(nullptr);
+  return most_workspace(threads, [&](int n) { return DecoderForward<Score, T>(args, n).carve(nullptr); });
 }
 
 template <class Score, class T>

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Links 3 and 4 of the chain of trust for the decoder: kernels against the reference, at awkward sizes."""
+
+import itertools
+
+import numpy as np
+import pytest
+from decoder_problems import SCORES, DecoderProblem
+from problems import CELLS
+from test_attention_kernels import AWKWARD, Guarded, assert_float32, assert_float64
+
+from pyrnn import _core, functional, reference
+
+CASES = list(itertools.product(SCORES, CELLS, ("current", "previous"), (True, False), (None, 5)))
+SIZES = ("I", "H", "M", "Tk", "A", "layer")
+
+
+def problem_of_sizes(case, draw, **more):
+    """Sizes, lengths, masks and what is given at the start drawn anew for every case."""
+    kind, cell, query, input_feed, layer = case
+    rng = np.random.Generator(np.random.Philox([CASES.index(case), draw]))
+    sizes = {name: int(rng.choice(AWKWARD[:-1])) for name in SIZES}
+    sizes[rng.choice(SIZES[:-1])] = AWKWARD[-1]
+    sizes |= {"T": int(rng.choice((1, 2, 7))), "B": int(rng.choice((1, 3, 8)))}
+    if kind in ("monotonic", "local p"):  # see problem_of_sizes of attention
+        sizes["Tk"] = min(sizes["Tk"], {"monotonic": 33, "local p": 9}[kind])
+    sizes["layer"] = layer and sizes["layer"]
+    options = {name: bool(rng.random() < 0.5) for name in ("lengths", "given", "bias")}
+    options["mask"] = str(rng.choice(["bool", "float", "none"])).replace("none", "") or None
+    problem = DecoderProblem(
+        kind, cell, query=query, input_feed=input_feed, seed=draw, **(sizes | options | more)
+    )
+    # Sums of many features as large as those of a few: where one weight is all but one, the gradients that
+    # are left are those of rounding.
+    for name, a in problem.inputs.items():
+        part, _, parameter = name.rpartition(".")
+        if name == "attention.weight" and problem.attention["score"] == "general":
+            a *= 3 * a.size**-0.5
+        elif parameter in ("weight_score", "weight_position_score"):
+            a *= min(1, 2 * a.size**-0.5)
+        elif part and a.ndim == 2:
+            a *= min(1, 2 * a.shape[1] ** -0.5)
+    if "dot" in kind:
+        problem.inputs["memory"] *= 2 * problem.M**-0.5
+    return problem
+
+
+def exact(problem, case, draw):
+    """The problem with the same numbers in float64."""
+    twin = problem_of_sizes(case, draw)
+    twin.inputs, twin.incoming = (
+        {name: a.astype(np.float64) for name, a in arrays.items()}
+        for arrays in (problem.inputs, problem.incoming)
+    )
+    if problem.options.get("mask") is not None and problem.options["mask"].dtype != bool:
+        twin.options["mask"] = problem.options["mask"].astype(np.float64)
+    return twin
+
+
+EVERY_CASE = pytest.mark.parametrize(
+    "case", CASES, ids=lambda case: "-".join(str(part).replace(" ", "_") for part in case)
+)
+
+
+@EVERY_CASE
+def test_float64(case):
+    problem = problem_of_sizes(case, 0)
+    assert_float64(problem.run(functional), problem.run(reference))
+
+
+@EVERY_CASE
+def test_float32(case):
+    problem = problem_of_sizes(case, 1, dtype=np.float32)
+    actual, expected = problem.run(functional), exact(problem, case, 1).run(reference)
+    outputs = {name for name in actual if not name.startswith("d")}
+    assert_float32(actual, expected, problem.T, outputs)
+
+
+@EVERY_CASE
+def test_every_element_is_written_and_nothing_beside(case, monkeypatch):
+    guarded = Guarded()
+    problem = problem_of_sizes(case, 2)
+    expected = problem.run(functional)
+    monkeypatch.setattr(_core, "empty", guarded)
+    actual = problem.run(functional)
+    guarded.check()
+    for name, value in expected.items():
+        assert np.array_equal(actual[name], value), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("query", ["current", "previous"])
+@pytest.mark.parametrize("magnitude", [20, 43, 60, 176, 353, 400, 1e4])
+def test_both_forms_of_the_additive_score(magnitude, query, dtype):
+    """Some keys so far from zero that only the direct form holds, and queries that bring them back."""
+    case = ("normalized", "gru", query, True, 5)
+    problem = problem_of_sizes(case, 3, dtype=dtype, H=16, A=9, M=7, Tk=17, T=3, B=3, mask=None)
+    inputs = problem.inputs
+    inputs["attention.weight_query"][...] = 0
+    inputs["attention.weight_key"] = np.round(8 * inputs["attention.weight_key"]) / 8
+    inputs["memory"] = np.round(8 * inputs["memory"]) / 8
+    sign = np.where(np.arange(9) % 2 == 0, 1, -1)
+    inputs["attention.bias"] = (sign * magnitude).astype(dtype)
+    inputs["memory"][:, ::3, 0] = 1
+    inputs["memory"][:, 1::3, 0] = inputs["memory"][:, 2::3, 0] = 0
+    inputs["attention.weight_key"][:, 0] = -sign * magnitude
+    twin = exact(problem, case, 3) if dtype == np.float32 else problem
+    twin.options = problem.options
+    actual, expected = problem.run(functional), twin.run(reference)
+    assert np.abs(expected["dmemory"][:, ::3]).max() > 1e-4
+    if dtype == np.float64:
+        assert_float64(actual, expected)
+    else:
+        assert_float32(actual, expected, problem.T, {name for name in actual if not name.startswith("d")})
