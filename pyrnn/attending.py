@@ -204,10 +204,9 @@ def forward(
     if scale is not None:
         scale = checks.finite("scale", scale)
     factor = scale if scale is not None else Dq**-0.5 if score == "scaled_dot" else 1.0
-    lengths = np.full(B, Tk)
+    lengths = np.full(B * heads, Tk)
     if key_lengths is not None:
-        lengths = checks.lengths_of(key_lengths, Tk, B, False, "key_lengths", "Tk")
-    lengths = np.repeat(lengths, heads)
+        lengths = np.repeat(checks.lengths_of(key_lengths, Tk, B, False, "key_lengths", "Tk"), heads)
     flags, bias = windows.read_mask(mask, outer, Tq, Tk, single, dtype)
     if previous is not None:
         if not monotonic and score != "location":
@@ -425,6 +424,8 @@ def axes_of(outer: tuple[int, ...], *inner: str) -> str:
 
 def contiguous(a: Array, dtype: np.dtype[Any]) -> Array:
     """`a` in native byte order, aligned and C-contiguous."""
+    if a.dtype is dtype and a.flags.c_contiguous and a.flags.aligned:
+        return a
     return np.require(a, dtype, ["C", "A"])
 
 

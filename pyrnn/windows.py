@@ -62,8 +62,12 @@ def rule_of(causal: Any, window: Any, local: Any, query_offset: Any) -> Rule:
 
 def bounds_of(rule: Rule, lengths: Array, Tq: int, center: Array | None) -> Array:
     """The first key of every query and the one after its last, never the lesser, int64 (B, Tq, 2)."""
+    bounds = np.zeros((len(lengths), Tq, 2), np.int64)
+    bounds[:, :, 1] = lengths[:, None]
+    if not rule.causal and rule.left is None:
+        return bounds
     n = rule.offset + np.arange(Tq)
-    first, last = np.zeros((len(lengths), Tq), np.int64), np.repeat(lengths[:, None], Tq, axis=1)
+    first, last = bounds[:, :, 0], bounds[:, :, 1]
     if rule.causal:
         last = np.minimum(last, n + 1)
     if rule.left is not None and rule.right is not None:

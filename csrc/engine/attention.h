@@ -12,15 +12,28 @@
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-// Pieces of work that differ in size: a thread takes the next one when it is done. No piece depends on who does it.
-struct alignas(128) Queue {
-  int64_t next = 0;
+// Pieces of work that differ in size: a thread takes those of its own range, call after call and stage after stage the
+// same, because what they read is in its cache; then what the others have left. No piece depends on who does it.
+struct Queue {
+  int threads;
+  PerThread<int64_t> taken;
+  PYRNN_FN void carve(Carver& carver, int threads) {
+    this->threads = threads;
+    taken = carver.take_per_thread<int64_t>(threads, 1);
+  }
+  PYRNN_FN void reset() const {
+    for (int i = 0; i < threads; i++) *taken[i] = 0;
+  }
   template <class Work>
-  PYRNN_FN void run(int64_t pieces, const Work& work) {
-    for (;;) {
-      const int64_t piece = __atomic_fetch_add(&next, 1, __ATOMIC_RELAXED);
-      if (piece >= pieces) return;
-      work(piece);
+  PYRNN_FN void run(int thread, int64_t pieces, const Work& work) const {
+    for (int i = 0; i < threads; i++) {
+      const int owner = (thread + i) % threads;
+      const Range range = part(pieces, owner, threads);
+      for (;;) {
+        const int64_t piece = range.begin + __atomic_fetch_add(taken[owner], 1, __ATOMIC_RELAXED);
+        if (piece >= range.end) break;
+        work(piece);
+      }
     }
   }
 };
@@ -111,16 +124,11 @@ struct ScoreBlock {
       for (int i = 0; i < tile_keys; i++) k[i] = keys + smaller(j + i, nk - 1) * key_stride;
       for_each_tile(nq, tile_queries, [&](int64_t first, int m) {
         if (!wanted(first, m, j, n)) return;
-        // Three queries take the tile of four.
         const T* q[tile_queries];
-        for (int i = 0; i < tile_queries; i++) q[i] = queries + (first + smaller(i, m - 1)) * query_stride;
+        for (int i = 0; i < m; i++) q[i] = queries + (first + i) * query_stride;
         T sums[tile_queries * tile_keys];
-        if (m == 1)
-          score_tile<Score, T, 1>(q, k, weight, padded, sums);
-        else if (m == 2)
-          score_tile<Score, T, 2>(q, k, weight, padded, sums);
-        else
-          score_tile<Score, T, tile_queries>(q, k, weight, padded, sums);
+        with_constant<tile_queries>(
+            m, [&](auto rows) { score_tile<Score, T, decltype(rows)::value>(q, k, weight, padded, sums); });
         put(first, m, j, n, sums);
       });
     }
@@ -141,6 +149,7 @@ PYRNN_FN bool pack_panel(const Row& row, const T* scale, int64_t first, int64_t 
     const T* from = row(k) + first;
     for (int v = 0; v < vectors; v++, panel += L) {
       const Vec<T> x = load_tail(from + v * L, columns - v * L);
+      prefetch(from + (panel_vectors + v) * L);  // the next block
       zero += x - x;
       store(panel, scale ? x * scale[k] : x);
     }
@@ -179,6 +188,7 @@ __attribute__((noinline)) void sum_tile(const SumTile<T>& tile) {
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++) {
     T* out = tile.out[m] + v * L;
     const int64_t n = tile.columns - v * L;
+    prefetch(out + NV * L);  // the next block
     store_tail(out, tile.add ? load_tail(out, n) + a[m][v] : a[m][v], n);
   }
 }

@@ -25,7 +25,7 @@ struct AttentionBackward : PairGradients<Score, T> {
   T* all_values;  // (B, Tk, value_padded); stepwise only
   PerThread<T> query_rows, value_rows, scratch;
   HistoryBackward<T> history;
-  Queue* queue;  // one for each stage
+  Queue queue[4];  // one for each stage
   Barrier* barrier;
 
   // Stepwise: the queries come one after the other, from the last; only their gradients are wanted meanwhile.
@@ -53,12 +53,12 @@ struct AttentionBackward : PairGradients<Score, T> {
     panel = carver.take_per_thread<T>(threads, larger(larger(s.Tk, s.Tq) * panel_vectors * L, this->panel_size()));
     scratch = carver.take_per_thread<T>(threads, 2 * s.Tk);
     if (has_history()) history.carve_all(carver, args, threads);
-    queue = carver.take<Queue>(4);
+    for (Queue& q : queue) q.carve(carver, threads);
     barrier = carver.take<Barrier>(1);
   }
 
   void prepare() {
-    for (int i = 0; i < 4; i++) queue[i] = Queue{};
+    for (const Queue& q : queue) q.reset();
     *barrier = Barrier{};
     if (has_history()) history.prepare();
   }
@@ -247,17 +247,17 @@ struct AttentionBackward : PairGradients<Score, T> {
   }
 
   void work(int thread) {
-    queue[0].run(pieces.count(), [&](int64_t piece) { products(thread, piece); });
+    queue[0].run(thread, pieces.count(), [&](int64_t piece) { products(thread, piece); });
     barrier->wait(threads);
-    queue[1].run(rows.count(), [&](int64_t piece) { unalign_rows(thread, piece); });
+    queue[1].run(thread, rows.count(), [&](int64_t piece) { unalign_rows(thread, piece); });
     barrier->wait(threads);
     after_rows(thread);
   }
 
   // What is left once the gradients of all scores are there: those of values, keys and parameters.
   void after_rows(int thread) {
-    queue[2].run(s.B * value_parts, [&](int64_t piece) { values(thread, piece); });
-    if (!has_history()) queue[3].run(s.B * parts, [&](int64_t piece) { this->features(thread, piece); });
+    queue[2].run(thread, s.B * value_parts, [&](int64_t piece) { values(thread, piece); });
+    if (!has_history()) queue[3].run(thread, s.B * parts, [&](int64_t piece) { this->features(thread, piece); });
     barrier->wait(threads);
     if constexpr (Score::weighted) {
       const Range mine = part(s.D, thread, threads);

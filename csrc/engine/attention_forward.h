@@ -25,7 +25,7 @@ struct AttentionForward {
   T* all_keys;  // (B, Tk, padded), prepared; stepwise only
   PerThread<T> query_rows, key_rows, query_size, key_size, panel, scratch;
   HistoryForward<T> history;
-  Queue *score_queue, *row_queue;
+  Queue score_queue, row_queue;
   Barrier* barrier;
 
   // Stepwise: the queries come one after the other (a decoder's), and all the keys are prepared before.
@@ -51,14 +51,14 @@ struct AttentionForward {
     panel = carver.take_per_thread<T>(threads, stepwise ? 0 : s.Tk * panel_vectors * L);
     scratch = carver.take_per_thread<T>(threads, s.Tk);
     if (has_history()) history.carve(carver, args, threads);
-    score_queue = carver.take<Queue>(1);
-    row_queue = carver.take<Queue>(1);
+    score_queue.carve(carver, threads);
+    row_queue.carve(carver, threads);
     barrier = carver.take<Barrier>(1);
   }
 
   void prepare() {
-    *score_queue = Queue{};
-    *row_queue = Queue{};
+    score_queue.reset();
+    row_queue.reset();
     *barrier = Barrier{};
     if (has_history()) history.prepare();
     if constexpr (Score::weighted) {
@@ -95,8 +95,16 @@ struct AttentionForward {
       for (int64_t j = pieces.keys(piece).begin; j < pieces.keys(piece).end; j++) all[j] = 0;
       for (int64_t j = 0; j < keys.size(); j++) k_sizes[j] = k_size[j];
     }
-
     score_block(b, queries, keys, q_rows, k_rows, q_size, k_size);
+  }
+
+  // The score of a pair from its sum, or in the form that holds everywhere where the sizes are beyond the limit.
+  PYRNN_FN void put(int64_t b, int64_t i, int64_t j, T sum, T q_size, T k_size) const {
+    const T limit = T(Score::limit[sizeof(T) == sizeof(double)]);
+    weights_row(b, i)[j] = limit == 0 || q_size + k_size <= limit
+                               ? Score::offset * sum_of_weights + Score::factor * sum
+                               : single(static_cast<const T*>(args.query) + row(b, i) * s.D,
+                                        static_cast<const T*>(args.key) + (b * s.Tk + j) * s.D);
   }
 
   // The scores of prepared queries and keys of a sequence, in the other form where they are beyond the limit of theirs.
@@ -104,10 +112,6 @@ struct AttentionForward {
                    const T* k_size) const {
     const int64_t* bounds = args.bounds + row(b, 0) * 2;
     const uint8_t* mask = args.mask ? args.mask + row(b, 0) * s.Tk : nullptr;
-    const T* q = static_cast<const T*>(args.query) + row(b, queries.begin) * s.D;
-    const T* k = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
-    const T limit = T(Score::limit[sizeof(T) == sizeof(double)]);
-    const bool within = limit == 0 || largest_size(q_size, queries.size()) + largest_size(k_size, keys.size()) <= limit;
     const ScoreBlock<Score, T> block{q_rows, k_rows, padded, padded, weight, padded};
     block.run(
         queries.size(), keys.size(),
@@ -118,14 +122,10 @@ struct AttentionForward {
           return false;
         },
         [&](int64_t first, int m, int64_t j, int n, const T* sums) {
-          for (int a = 0; a < m; a++) {
-            T* out = weights_row(b, queries.begin + first + a) + keys.begin + j;
+          for (int a = 0; a < m; a++)
             for (int c = 0; c < n; c++)
-              out[c] = Score::offset * sum_of_weights + Score::factor * sums[a * tile_keys + c];
-            for (int c = 0; !within && c < n; c++)
-              if (!(q_size[first + a] + k_size[j + c] <= limit))
-                out[c] = single(q + (first + a) * s.D, k + (j + c) * s.D);
-          }
+              put(b, queries.begin + first + a, keys.begin + j + c, sums[a * tile_keys + c], q_size[first + a],
+                  k_size[j + c]);
         });
   }
 
@@ -230,9 +230,9 @@ struct AttentionForward {
   }
 
   void work(int thread) {
-    if (!has_history()) score_queue->run(pieces.count(), [&](int64_t piece) { scores(thread, piece); });
+    if (!has_history()) score_queue.run(thread, pieces.count(), [&](int64_t piece) { scores(thread, piece); });
     barrier->wait(threads);
-    row_queue->run(rows.count(), [&](int64_t piece) { finish_rows(thread, piece); });
+    row_queue.run(thread, rows.count(), [&](int64_t piece) { finish_rows(thread, piece); });
   }
 };
 

@@ -8,8 +8,9 @@
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-// Vectors of features whose panels are prepared together: four lines of memory of every row.
-constexpr int slice_vectors = 4;
+// Vectors of features whose panels are prepared together: four lines of memory of every row. So many queries at most
+// share a tile that reads every key once and keeps nothing.
+constexpr int slice_vectors = 4, few_queries = tile_queries < slice_vectors ? tile_queries : slice_vectors;
 
 template <class Score, class T>
 struct PairGradients {
@@ -103,9 +104,9 @@ struct PairGradients {
     clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
     const bool within = within_limit(b, keys);
     for (int64_t slice = slices.begin; slice < slices.end; slice++)
-      if (within && s.Tq > 0 && s.Tq <= tile_queries)
-        with_constant<tile_queries>(int(s.Tq),
-                                    [&](auto queries) { additive_few<decltype(queries)::value>(b, keys, slice); });
+      if (within && s.Tq > 0 && s.Tq <= few_queries)
+        with_constant<few_queries>(int(s.Tq),
+                                   [&](auto queries) { additive_few<decltype(queries)::value>(b, keys, slice); });
       else if (within)
         additive_slice<false>(thread, b, keys, slice);
       else
@@ -121,11 +122,16 @@ struct PairGradients {
     Vec<T> dw, dw_raw;
   };
 
+  // What the sums of slopes from feature d on are multiplied by in the end.
+  PYRNN_FN Vec<T> weight_of_slopes(int64_t d) const {
+    return T(Score::slope_factor) * load_tail(static_cast<const T*>(args.weight_score) + d, larger(0, s.D - d));
+  }
+
   // The gradients of a few vectors of features where one tile takes all queries: a key is read and its gradient written
   // once, nothing is kept in between.
   template <int MQ>
   void additive_few(int64_t b, Range keys, int64_t slice) const {
-    constexpr int V = slice_vectors / MQ;
+    constexpr int V = MQ > 2 ? slice_vectors / 2 : slice_vectors;
     T sum_of_ds = 0;
     for (int64_t i = row(b, 0) * s.Tk; i < row(b, MQ) * s.Tk; i++) sum_of_ds += ds[i];
     for (int64_t first = slice * slice_vectors * L; first < smaller((slice + 1) * slice_vectors * L, s.D);
@@ -133,7 +139,7 @@ struct PairGradients {
       Vec<T> q[MQ][V], dq[MQ][V] = {}, dw[MQ][V] = {}, w[V];
       PYRNN_UNROLL for (int v = 0; v < V; v++) {
         const int64_t d = first + v * L;
-        w[v] = load_tail(static_cast<const T*>(args.weight_score) + d, larger(0, s.D - d));
+        w[v] = weight_of_slopes(d);
         PYRNN_UNROLL for (int m = 0; m < MQ; m++) q[m][v] = Score::prepare(
             load_tail(static_cast<const T*>(args.query) + row(b, m) * s.D + d, larger(0, s.D - d)));
       }
@@ -144,12 +150,11 @@ struct PairGradients {
           const Vec<T> key = Score::prepare(load_tail(static_cast<const T*>(args.key) + at + v * L, n));
           Vec<T> of_key{};
           PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
-            const T of_score = ds[row(b, m) * s.Tk + j];
-            const Vec<T> phi = Score::phi(q[m][v], key);
-            const Vec<T> slope = Score::slope(phi), d = broadcast(of_score * T(Score::slope_factor));
-            dq[m][v] += d * slope;
-            of_key += d * slope;
-            dw[m][v] += broadcast(of_score) * phi;
+            const Vec<T> of_score = broadcast(ds[row(b, m) * s.Tk + j]), phi = Score::phi(q[m][v], key);
+            const Vec<T> slope = Score::slope(phi);
+            dq[m][v] += of_score * slope;
+            of_key += of_score * slope;
+            dw[m][v] += of_score * phi;
           }
           store_tail(static_cast<T*>(g.dkey) + at + v * L, of_key * w[v], n);
         }
@@ -178,6 +183,7 @@ struct PairGradients {
       for (int64_t i = 0; i < rows; i++, from += s.D)
         for (int v = 0; v < vectors; v++) {
           const Vec<T> x = load_tail(from + v * L, s.D - first - v * L);
+          prefetch(from + (slice_vectors + v) * L);  // the next slice
           store(to + (v * rows + i) * L, Score::prepare(x));
           if (careful) store(raw + (v * rows + i) * L, Fallback::prepare(x));
         }
@@ -190,15 +196,15 @@ struct PairGradients {
     for (int64_t i = 0; i < Tq; i++)
       for (int64_t j = 0; j < Tk; j++)
         if (!careful || pair_within_limit(row(b, i), first_key + j)) sum_of_ds += gradient[i * s.Tk + j];
+    for (int64_t i = 0; i < vectors * Tk; i++) store(dk + i * L, Vec<T>{});
     for (int v = 0; v < vectors; v++) {
       const int64_t columns = s.D - first - v * L;
-      for (int64_t j = 0; j < Tk; j++) store(dk + j * L, Vec<T>{});
-      const Vec<T> w = load_tail(static_cast<const T*>(args.weight_score) + first + v * L, columns);
+      const Vec<T> w = weight_of_slopes(first + v * L);
       Panels panels{q + v * Tq * L,
                     k + v * Tk * L,
                     raw_q + v * Tq * L,
                     raw_k + v * Tk * L,
-                    dk,
+                    dk + v * Tk * L,
                     gradient,
                     row(b, 0),
                     first_key,
@@ -214,11 +220,17 @@ struct PairGradients {
             store_tail(static_cast<T*>(g.dquery) + row(b, i + m) * s.D + first + v * L, dq[m] * w, columns);
         });
       });
-      T* dkey = static_cast<T*>(g.dkey) + first_key * s.D + first + v * L;
-      for (int64_t j = 0; j < Tk; j++) store_tail(dkey + j * s.D, load(dk + j * L) * w, columns);
       store(partial + b * padded + first + v * L,
             Score::offset * sum_of_ds + T(Score::factor) * panels.dw + panels.dw_raw);
     }
+    // The lines of a row together: one at a time, rows 4 KiB apart would push each other out of L1.
+    T* dkey = static_cast<T*>(g.dkey) + first_key * s.D + first;
+    Vec<T> w[slice_vectors];
+    for (int v = 0; v < vectors; v++) w[v] = weight_of_slopes(first + v * L);
+    for (int64_t j = 0; j < Tk; j++, dkey += s.D)
+      for (int v = 0; v < vectors; v++) {
+        store_tail(dkey + v * L, load(dk + (v * Tk + j) * L) * w[v], s.D - first - v * L);
+      }
   }
 
   template <bool careful, int MQ>
@@ -237,16 +249,16 @@ struct PairGradients {
         if (careful && of_score == 0) continue;
         if (careful && !pair_within_limit(p.first_row + i + m, p.first_key + j)) {
           const Vec<T> phi = Fallback::phi(load(p.raw_q + (i + m) * L), load(p.raw_k + j * L));
-          const Vec<T> slope = Fallback::slope(phi), d = broadcast(of_score * T(Fallback::slope_factor));
+          const T ratio = T(Fallback::slope_factor) / T(Score::slope_factor);
+          const Vec<T> slope = Fallback::slope(phi), d = broadcast(of_score * ratio);
           dq[m] += d * slope;
           of_key += d * slope;
           p.dw_raw += broadcast(of_score) * phi;
         } else {
-          const Vec<T> phi = Score::phi(query[m], key);
-          const Vec<T> slope = Score::slope(phi), d = broadcast(of_score * T(Score::slope_factor));
+          const Vec<T> phi = Score::phi(query[m], key), slope = Score::slope(phi), d = broadcast(of_score);
           dq[m] += d * slope;
           of_key += d * slope;
-          sum[m] += broadcast(of_score) * phi;
+          sum[m] += d * phi;
         }
       }
       store(p.dk + j * L, of_key);
@@ -278,20 +290,19 @@ struct PairGradients {
           if (pair_within_limit(at, first_key + j)) {
             const T* k = all_keys + (first_key + j) * padded + first;
             PYRNN_UNROLL for (int v = 0; v < V; v++)
-                sum[v] += (gradient[j] * T(Score::slope_factor)) * Score::slope(Score::phi(q[v], load(k + v * L)));
+                sum[v] += gradient[j] * Score::slope(Score::phi(q[v], load(k + v * L)));
           } else {
             const T* k = static_cast<const T*>(args.key) + (first_key + j) * s.D;
             for (int v = 0; v < V; v++) {
               const int64_t d = first + v * L;
               const Vec<T> phi = Fallback::phi(load_tail(raw + d, s.D - d), load_tail(k + d, s.D - d));
-              sum[v] += (gradient[j] * T(Fallback::slope_factor)) * Fallback::slope(phi);
+              sum[v] += gradient[j] * (T(Fallback::slope_factor) / T(Score::slope_factor)) * Fallback::slope(phi);
             }
           }
         }
         PYRNN_UNROLL for (int v = 0; v < V; v++) {
           const int64_t d = first + v * L;
-          const Vec<T> w = load_tail(static_cast<const T*>(args.weight_score) + d, s.D - d);
-          store_tail(static_cast<T*>(g.dquery) + at * s.D + d, w * sum[v], s.D - d);
+          store_tail(static_cast<T*>(g.dquery) + at * s.D + d, weight_of_slopes(d) * sum[v], s.D - d);
         }
       });
     }

@@ -27,7 +27,7 @@ struct DecoderBackward : DecoderRows<T> {
   T* out;  // (B, O)
   T* zeros;  // (fed): what is fed at the first step where nothing is given
   PerThread<T> panel;
-  Queue* queue;
+  Queue queue;
   Barrier* barrier;
 
   DecoderBackward(const DecoderArgs& args, const DecoderGradients& g, int threads)
@@ -51,14 +51,14 @@ struct DecoderBackward : DecoderRows<T> {
     out = carver.take<T>(B * O);
     zeros = carver.take<T>(args.fed);
     panel = carver.take_per_thread<T>(threads, B * steps * panel_vectors * L);
-    queue = carver.take<Queue>(1);
+    queue.carve(carver, threads);
     barrier = carver.take<Barrier>(1);
     return carver.used;
   }
 
   void prepare() {
     attention.prepare();
-    *queue = Queue{};
+    queue.reset();
     *barrier = Barrier{};
     for (int64_t i = 0; i < args.fed; i++) zeros[i] = 0;
   }
@@ -256,7 +256,7 @@ struct DecoderBackward : DecoderRows<T> {
     biases(thread);
     int64_t none = -1;
     weights(none, thread);
-    queue->run(-1 - none, [&](int64_t piece) { weights(piece, thread); });
+    queue.run(thread, -1 - none, [&](int64_t piece) { weights(piece, thread); });
   }
 };
 

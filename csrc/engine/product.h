@@ -14,12 +14,12 @@ struct Product {
   const ProductArgs& args;
   int threads;
   PerThread<T> panel;
-  Queue* queue;
+  Queue queue;
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
     panel = carver.take_per_thread<T>(threads, args.K * panel_vectors * lanes<T>);
-    queue = carver.take<Queue>(1);
+    queue.carve(carver, threads);
     return carver.used;
   }
 
@@ -27,7 +27,7 @@ struct Product {
     const int64_t M = args.M, N = args.N, K = args.K, parts = larger(1, ceil_div(M, rows));
     const T *a = static_cast<const T*>(args.a), *b = static_cast<const T*>(args.b);
     const int64_t row = args.a_transposed ? 1 : K, stride = args.a_transposed ? M : 1;
-    queue->run(column_blocks<T>(N) * parts, [&](int64_t piece) {
+    queue.run(thread, column_blocks<T>(N) * parts, [&](int64_t piece) {
       const Range mine = part(M, piece % parts, parts);
       const int64_t block = piece / parts, first = block * panel_vectors * lanes<T>;
       const PackedMatrix<T> matrix{panel[thread], K, smaller(N - first, panel_vectors * lanes<T>)};
@@ -44,16 +44,16 @@ struct Product {
 
 template <class T>
 size_t product_workspace(const ProductArgs& args, int threads) {
-  return Product<T>{args, threads, {}, nullptr}.carve(nullptr);
+  return Product<T>{args, threads, {}, {}}.carve(nullptr);
 }
 
 template <class T>
 void product(const ProductArgs& args, int threads) {
   const double cycles = double(args.M) * double(args.N) * double(args.K) / lanes<T> / 2;
   Team team(cycles > 2 * start_cycles() ? threads : 1);
-  Product<T> call{args, team.size(), {}, nullptr};
+  Product<T> call{args, team.size(), {}, {}};
   call.carve(args.workspace);
-  *call.queue = Queue{};
+  call.queue.reset();
   team.run([](void* context, int thread, int) { static_cast<Product<T>*>(context)->work(thread); }, &call);
   note_call();
 }

@@ -9,7 +9,7 @@ namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
 // Keys of a tile, and queries at most: their accumulators, a row of keys and what phi needs are in registers at once.
-constexpr int tile_keys = 4, tile_queries = vector_registers == 32 ? 4 : 2;
+constexpr int tile_keys = 4, tile_queries = vector_registers == 32 ? 5 : 2;
 
 // Adds pairs of vectors, half of their lanes each, until one is left: lane i holds a part of the sum of vector i % N.
 template <class T, int N>
@@ -25,13 +25,13 @@ PYRNN_FN Vec<T> fold_lanes(const Vec<T>* v) {
   }
 }
 
-// sums[i] = the sum of the lanes of rows[i], for a power of two of rows.
+// sums[i] = the sum of the lanes of rows[i].
 template <class T, int N>
 PYRNN_FN void sum_lanes(const Vec<T>* rows, T* sums) {
-  constexpr int L = lanes<T>;
-  if constexpr (N > L) {
-    sum_lanes<T, N / 2>(rows, sums);
-    sum_lanes<T, N / 2>(rows + N / 2, sums + N / 2);
+  constexpr int L = lanes<T>, most = N < L ? N : L, first = most & (most - 1) ? most & -most : most;
+  if constexpr (N > first) {
+    sum_lanes<T, first>(rows, sums);
+    sum_lanes<T, N - first>(rows + first, sums + first);
   } else if constexpr (N == L) {
     store_unaligned(sums, fold_lanes<T, N>(rows));
   } else {
@@ -51,6 +51,7 @@ PYRNN_FN T prepare_row(const T* row, int64_t D, T* out) {
   Vec<T> size{}, zero{};
   for (int64_t d = 0; d < D; d += L) {
     const Vec<T> x = load_tail(row + d, D - d);
+    prefetch(row + d + D);  // the next row
     size = Score::unit_rows ? size + x * x : max(size, max(x, -x));
     zero += x - x;
     store(out + d, Score::prepare(x));
