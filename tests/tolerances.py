@@ -27,6 +27,9 @@ ATTENTION_FLOAT32_C = 64
 #: Link 6: PyTorch in float64 sums in its own order, and its activations come from another library.
 TORCH = 1e-12
 
+#: Link 6: Keras computes in float32, whatever it is given, unless TensorFlow does it; sums of tens of terms.
+KERAS = 3e-6
+
 
 def float32_bound(T: int) -> float:
     """Bound of link 4 for sequences of T steps."""

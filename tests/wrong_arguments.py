@@ -101,9 +101,9 @@ OBJECTS = [
 ]
 
 
-def wrong_array(draw, a):
-    """Some array made of `a`, or no array at all."""
-    names = [*ARRAYS, "object of another kind"]
+def wrong_array(draw, a, huge=True):
+    """Some array made of `a`, or no array at all; `huge`: also one that no memory holds."""
+    names = [*(name for name in ARRAYS if huge or "huge" not in name), "object of another kind"]
     name = draw(st.sampled_from(names))
     if name == "object of another kind":
         return draw(st.sampled_from(OBJECTS))
