@@ -83,17 +83,17 @@ void point_backward(int64_t H, const void* save, const void* s, void* ds, void* 
   }
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 constexpr CellKernels cell_kernels() {
-  return {forward_memory<Cell, T>,
-          forward<Cell, T>,
+  return {forward_memory<Cell, T, P>,
+          forward<Cell, T, P>,
           backward_workspace<Cell, T>,
           backward<Cell, T>,
-          stream_pack_bytes<Cell, T>,
-          stream_state_bytes<Cell, T>,
-          stream_scratch_bytes<Cell, T>,
-          stream_pack<Cell, T>,
-          stream_step<Cell, T>,
+          stream_pack_bytes<Cell, T, P>,
+          stream_state_bytes<Cell, T, P>,
+          stream_scratch_bytes<Cell, T, P>,
+          stream_pack<Cell, T, P>,
+          stream_step<Cell, T, P>,
           padded_units<T>,
           point<Cell, T>,
           point_backward<Cell, T>};
@@ -103,10 +103,11 @@ const Kernels& kernels() {
   static const Kernels table = [] {
     Kernels t{};
     t.isa = PYRNN_ISA_NAME;
-#define PYRNN_ENTRY(name, ...)                                         \
-  t.info[t.cell_count] = cell_info<__VA_ARGS__>(name);                 \
-  t.cell[t.cell_count][float32] = cell_kernels<__VA_ARGS__, float>();  \
-  t.cell[t.cell_count][float64] = cell_kernels<__VA_ARGS__, double>(); \
+#define PYRNN_ENTRY(name, ...)                                                        \
+  t.info[t.cell_count] = cell_info<__VA_ARGS__>(name);                                \
+  t.cell[t.cell_count][float32] = cell_kernels<__VA_ARGS__, float, Plain<float>>();   \
+  t.cell[t.cell_count][float64] = cell_kernels<__VA_ARGS__, double, Plain<double>>(); \
+  t.cell[t.cell_count][bfloat16] = cell_kernels<__VA_ARGS__, float, BFloat16>();      \
   t.cell_count++;
     PYRNN_CELLS(PYRNN_ENTRY)
 #undef PYRNN_ENTRY

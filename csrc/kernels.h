@@ -7,7 +7,8 @@
 
 namespace pyrnn {
 
-enum Type { float32 = 0, float64 = 1, type_count = 2 };
+// The numbers of a call; bfloat16: those of the arrays are float32, and products round both sides.
+enum Type { float32 = 0, float64 = 1, bfloat16 = 2, type_count = 3 };
 enum Activation { activation_sigmoid, activation_tanh, activation_relu, activation_exp, activation_count };
 
 // An array of rows of contiguous numbers, addressed by step and by sequence: element k of sequence b at step t is
@@ -93,7 +94,7 @@ struct CellKernels {
   void (*backward)(const BackwardArgs&, int threads);
   size_t (*stream_pack_bytes)(int64_t I, int64_t H);
   size_t (*stream_state_bytes)(int64_t B, int64_t H);
-  size_t (*stream_scratch_bytes)(int64_t B, int64_t H);
+  size_t (*stream_scratch_bytes)(int64_t B, int64_t I, int64_t H);
   void (*stream_pack)(const Sizes&, const void* weight_ih, const void* weight_hh, const void* bias_ih,
                       const void* bias_hh, void* pack);
   void (*stream_step)(StreamLayer* layer, int64_t B, View x, View y, int threads);

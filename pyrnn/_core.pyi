@@ -29,6 +29,7 @@ class Stream:
         layers: list[tuple[Array | None, ...]],
         batch_size: int,
         dtype: np.dtype[Any],
+        compute_dtype: str | None = None,
     ) -> None: ...
     def step(self, x: Array, out: Array | None = None) -> Array: ...
     def run(self, block: Array) -> Array: ...
@@ -55,6 +56,7 @@ def forward(
     reset_to_initial: bool = False,
     reverse: bool = False,
     save: bool = False,
+    compute_dtype: str | None = None,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,

@@ -263,6 +263,16 @@ def choice(name: str, value: Any, choices: Sequence[str]) -> str:
     return value
 
 
+def compute_dtype(value: Any, dtype: np.dtype[Any]) -> str | None:
+    """None, or "bfloat16" beside float32 arrays."""
+    if value is None:
+        return None
+    choice("compute_dtype", value, ("bfloat16",))
+    if dtype != np.float32:
+        raise TypeError(f"compute_dtype: expected None with dtype {dtype}, got {value!r}")
+    return str(value)
+
+
 def supported(**options: tuple[Any, Any]) -> None:
     """Refuse options that the engine does not have yet; each is given as (value, default)."""
     for name, (value, default) in options.items():

@@ -59,6 +59,7 @@ def sequence_forward(
     rng: np.random.Generator | None = None,
     training: bool = True,
     out: Array | None = None,
+    compute_dtype: str | None = None,
 ) -> tuple[Array, State, Saved]:
     """Run a stack of recurrent layers and keep what the backward needs.
 
@@ -93,6 +94,8 @@ def sequence_forward(
         False draws no dropout.
     out : array, optional
         Where to write y; it must share no memory with what is read.
+    compute_dtype : {None, "bfloat16"}
+        "bfloat16": the forward's products round the weights to bfloat16, with AVX512-BF16 also x and h; sums, states, outputs and the backward stay float32, which the arrays must be.
 
     Returns
     -------
@@ -138,6 +141,7 @@ def sequence_forward(
         dropout=dropout,
         rng=rng,
         out=out,
+        compute_dtype=compute_dtype,
         save=True,
     )
 
@@ -183,6 +187,7 @@ def sequence(
     rng: np.random.Generator | None = None,
     training: bool = False,
     out: Array | None = None,
+    compute_dtype: str | None = None,
 ) -> tuple[Array, State]:
     """Run a stack of recurrent layers and keep nothing; see `sequence_forward`.
 
@@ -206,6 +211,7 @@ def sequence(
         dropout=dropout,
         rng=rng,
         out=out,
+        compute_dtype=compute_dtype,
     )[:2]
 
 

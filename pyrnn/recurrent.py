@@ -36,8 +36,10 @@ class Recurrent:
         Probability of zeroing an output of every layer but the last, in training.
     bidirectional : bool
         A second set of cells reads each sequence from its last valid step; outputs are 2·H wide.
-    proj_size, layer_norm, zoneout, recurrent_dropout, compute_dtype
+    proj_size, layer_norm, zoneout, recurrent_dropout
         Not implemented yet; only the defaults are accepted.
+    compute_dtype : {None, "bfloat16"}
+        "bfloat16": the forward's products round the weights to bfloat16, with AVX512-BF16 also x and h; sums, states, outputs and the backward stay float32.
     dtype : {"float32", "float64"}
         Of the parameters and of everything computed.
     device : {"cpu"}
@@ -103,7 +105,6 @@ class Recurrent:
             layer_norm=(layer_norm, False),
             zoneout=(zoneout, 0.0),
             recurrent_dropout=(recurrent_dropout, 0.0),
-            compute_dtype=(compute_dtype, None),
         )
         self._layout = Layout(
             self._backend.spec(cell),
@@ -116,6 +117,7 @@ class Recurrent:
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
         self.dtype = checks.float_dtype(dtype)
+        self.compute_dtype = checks.compute_dtype(compute_dtype, self.dtype)
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
         self.params = initial_params(self._layout, self.dtype, self.rng)
 
@@ -186,6 +188,7 @@ class Recurrent:
             reset_to=reset_to,
             batch_first=self.batch_first,
             out=out,
+            compute_dtype=self.compute_dtype,
         )
         return y, final
 
@@ -225,6 +228,7 @@ class Recurrent:
             dropout=self.dropout if training else 0.0,
             rng=self.rng,
             out=out,
+            compute_dtype=self.compute_dtype,
             save=True,
         )
         saved.owner = self
@@ -316,6 +320,7 @@ class Recurrent:
             "cell": self.cell,
             "batch_first": self.batch_first,
             "dropout": self.dropout,
+            "compute_dtype": self.compute_dtype,
         }
 
     def __repr__(self) -> str:
@@ -336,6 +341,8 @@ class Recurrent:
                 words.append(f"{option}={getattr(self, option)}")
         if self.dtype != np.float32:
             words.append(f"dtype={str(self.dtype)!r}")
+        if self.compute_dtype:
+            words.append(f"compute_dtype={self.compute_dtype!r}")
         return f"{name}({', '.join(words)})"
 
 

@@ -142,6 +142,7 @@ def forward(
     dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     out: Array | None = None,
+    compute_dtype: str | None = None,
     save: bool = False,
 ) -> tuple[Array, State, Any]:
     """Run every layer and direction, with the arguments of `pyrnn.functional.sequence_forward`.
@@ -170,6 +171,8 @@ def forward(
         options["resets"] = checks.flags_of("resets", resets, T, B, batch_first, unbatched)
     if reset_to != "zero":
         options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
+    if compute_dtype is not None:
+        options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
     if dropout:
         checks.probability("dropout", dropout)
         checks.generator("rng", rng)

@@ -53,7 +53,9 @@ class Stream:
             raise ValueError("stream: expected a layer in one direction, got a bidirectional one")
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
-        self._core = _core.Stream(layer.cell, self._weights(), self.batch_size, layer.dtype)
+        self._core = _core.Stream(
+            layer.cell, self._weights(), self.batch_size, layer.dtype, layer.compute_dtype
+        )
         self.step = self._core.step
 
     def _weights(self) -> list[tuple[Array | None, ...]]:

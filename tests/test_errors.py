@@ -261,9 +261,15 @@ LAYERS = [
         "recurrent_dropout=0.1 is not implemented; only recurrent_dropout=0.0 is",
     ),
     (
-        dict(compute_dtype="bfloat16"),
-        NotImplementedError,
-        "compute_dtype='bfloat16' is not implemented; only compute_dtype=None is",
+        dict(compute_dtype="float16"),
+        ValueError,
+        "compute_dtype: expected 'bfloat16', got 'float16'",
+    ),
+    (dict(compute_dtype=16), TypeError, "compute_dtype: expected a string, got int"),
+    (
+        dict(compute_dtype="bfloat16", dtype="float64"),
+        TypeError,
+        "compute_dtype: expected None with dtype float64, got 'bfloat16'",
     ),
 ]
 

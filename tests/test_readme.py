@@ -61,7 +61,6 @@ def test_links(page):
 def test_what_is_said_to_be_missing_is():
     limits = README.split("## Limits")[1].split("\n## ")[0]
     wrong = {
-        "compute_dtype": "bfloat16",
         "proj_size": 2,
         "layer_norm": True,
         "zoneout": 0.1,

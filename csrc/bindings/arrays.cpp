@@ -38,6 +38,14 @@ const CellInfo& cell_info(int cell) { return chosen_kernels().info[cell]; }
 
 std::size_t type_size(Type type) { return type == float32 ? sizeof(float) : sizeof(double); }
 
+Type compute_type(Type arrays, const std::optional<std::string>& compute_dtype) {
+  if (!compute_dtype) return arrays;
+  if (*compute_dtype != "bfloat16")
+    throw py::value_error("compute_dtype: expected None or 'bfloat16', got '" + *compute_dtype + "'");
+  if (arrays != float32) throw py::type_error("compute_dtype: expected None for float64 arrays, got 'bfloat16'");
+  return bfloat16;
+}
+
 Type array_type(const std::string& name, const py::array& array) {
   if (py::isinstance<py::array_t<float>>(array)) return float32;
   if (py::isinstance<py::array_t<double>>(array)) return float64;

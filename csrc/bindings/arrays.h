@@ -5,6 +5,7 @@
 #include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,9 @@ const CellInfo& cell_info(int cell);
 // float32 or float64; TypeError for anything else.
 Type array_type(const std::string& name, const py::array& array);
 std::size_t type_size(Type type);
+
+// What the kernels compute in: the arrays' type, or bfloat16 where compute_dtype names it.
+Type compute_type(Type arrays, const std::optional<std::string>& compute_dtype);
 
 // One expected dimension: its symbol in messages, and its size.
 struct Dimension {

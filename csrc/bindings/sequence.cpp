@@ -18,7 +18,7 @@ namespace {
 // What forward keeps for backward.
 struct Saved : Made {
   int cell;
-  Type type;
+  Type type, compute;
   Sizes sizes;
   ScheduleStorage schedule;
   py::array x, weight_ih, weight_hh;
@@ -73,10 +73,11 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const py::array& weight_ih, const py::array& weight_hh, const py::object& bias_ih,
                             const py::object& bias_hh, const py::object& y, const States& state_out,
                             const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
-                            const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save) {
+                            const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save,
+                            const std::optional<std::string>& compute_dtype) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
-  const Type type = array_type("x", x);
+  const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
   if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I), got " + std::to_string(x.ndim()));
   if (weight_hh.ndim() != 2)
     throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(weight_hh.ndim()));
@@ -112,7 +113,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   options.reverse = reverse;
   options.save = save;
 
-  const CellKernels& kernels = chosen_kernels().cell[cell][type];
+  const CellKernels& kernels = chosen_kernels().cell[cell][compute];
   std::optional<ScheduleStorage> schedule;
   Buffer states, gates;
   {
@@ -130,8 +131,17 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     kernels.forward(args, threads);
   }
   if (!save) return py::none();
-  return py::cast(std::unique_ptr<Saved>(new Saved{
-      {}, cell, type, args.sizes, std::move(*schedule), x_checked, w_ih, w_hh, std::move(states), std::move(gates)}));
+  return py::cast(std::unique_ptr<Saved>(new Saved{{},
+                                                   cell,
+                                                   type,
+                                                   compute,
+                                                   args.sizes,
+                                                   std::move(*schedule),
+                                                   x_checked,
+                                                   w_ih,
+                                                   w_hh,
+                                                   std::move(states),
+                                                   std::move(gates)}));
 }
 
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
@@ -166,7 +176,7 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   if (!dbias_ih.is_none()) args.dbias_ih = output("dbias_ih", dbias_ih, {gates_x});
   if (!dbias_hh.is_none()) args.dbias_hh = output("dbias_hh", dbias_hh, {gates_h});
 
-  const CellKernels& kernels = chosen_kernels().cell[saved.cell][type];
+  const CellKernels& kernels = chosen_kernels().cell[saved.cell][saved.compute];
   {
     py::gil_scoped_release release;
     const int threads = num_threads();
@@ -208,7 +218,7 @@ void bind_sequence(py::module_& m) {
           "The saved values of every step, (T, B, saved, H); zero where a step was not computed.");
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
-        "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false,
+        "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a,

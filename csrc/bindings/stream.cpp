@@ -16,8 +16,10 @@ using Shape = std::vector<py::ssize_t>;
 
 class Stream : public Made {
  public:
-  Stream(const std::string& cell, const py::list& layers, int64_t batch_size, const py::dtype& dtype)
-      : cell_(find_cell(cell)), type_(type_of(dtype)), B_(batch_size), dtype_(dtype) {
+  Stream(const std::string& cell, const py::list& layers, int64_t batch_size, const py::dtype& dtype,
+         const std::optional<std::string>& compute_dtype)
+      : cell_(find_cell(cell)), type_(type_of(dtype)), compute_(compute_type(type_, compute_dtype)), B_(batch_size),
+        dtype_(dtype) {
     if (B_ < 1 || B_ > 1 << 24) throw py::value_error("batch_size: expected at least 1, got " + std::to_string(B_));
     if (layers.empty()) throw py::value_error("layers: expected at least one");
     pack(layers);
@@ -140,7 +142,7 @@ class Stream : public Made {
   }
 
   const CellInfo& info() const { return cell_info(cell_); }
-  const CellKernels& kernels() const { return chosen_kernels().cell[cell_][type_]; }
+  const CellKernels& kernels() const { return chosen_kernels().cell[cell_][compute_]; }
   int64_t input_size() const { return layers_.front().kernel.I; }
   int64_t output_size() const { return layers_.back().kernel.H; }
 
@@ -187,7 +189,7 @@ class Stream : public Made {
         Layer layer{{c.I, c.H, nullptr, nullptr, nullptr, 0},
                     Buffer(kernels().stream_pack_bytes(c.I, c.H)),
                     Buffer(kernels().stream_state_bytes(B_, c.H)),
-                    Buffer(kernels().stream_scratch_bytes(B_, c.H))};
+                    Buffer(kernels().stream_scratch_bytes(B_, c.I, c.H))};
         layer.kernel.pack = layer.pack.data();
         layer.kernel.states = layer.states.data();
         layer.kernel.scratch = layer.scratch.data();
@@ -264,7 +266,7 @@ class Stream : public Made {
   }
 
   int cell_;
-  Type type_;
+  Type type_, compute_;
   int64_t B_;
   py::dtype dtype_;
   std::vector<Layer> layers_;
@@ -277,8 +279,9 @@ class Stream : public Made {
 void bind_stream(py::module_& m) {
   using namespace py::literals;
   py::class_<Stream>(m, "Stream", "Stacked layers of one direction that advance a step a call.")
-      .def(py::init<const std::string&, const py::list&, int64_t, const py::dtype&>(), "cell"_a, "layers"_a,
-           "batch_size"_a, "dtype"_a)
+      .def(
+          py::init<const std::string&, const py::list&, int64_t, const py::dtype&, const std::optional<std::string>&>(),
+          "cell"_a, "layers"_a, "batch_size"_a, "dtype"_a, "compute_dtype"_a = py::none())
       .def("step", &Stream::step, "x"_a, "out"_a = py::none(),
            "x (B, I), or (I,) when batch_size is 1, to y (B, H) or (H,).")
       .def("run", &Stream::run, "block"_a, "n steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H).")

@@ -2,7 +2,7 @@
 // Register tiles of a matrix product: rows of broadcast numbers times panels of packed vectors.
 #pragma once
 
-#include "layout.h"
+#include "numbers.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
@@ -24,42 +24,44 @@ constexpr int accumulator(int j) {
   return Slots::at(j / NV) * NV + j % NV;
 }
 
-// Every j: a[m][j] += sum over k of x[m][k] · panel[k][j], the panel rows NS·NV vectors wide. Slot s of the panel adds
-// into accumulators Slots::at(s)·NV ...: a cell's slots need not all take part.
-// KU > 1 sums every KU-th k apart, for tiles of few rows that would otherwise wait for the latency of the addition.
-template <class T, class Slots, int NV, int MR, int ACC, int KU = 1>
-PYRNN_FN void multiply_rows(Vec<T> (&a)[MR][ACC], const T* panel, const T* const* x, int64_t K) {
-  constexpr int NS = Slots::count, L = lanes<T>;
-  const T* row[MR];
+// Every j: a[m][j] += sum over the K elements of x[m][k] · panel[k][j], the panel rows NS·NV vectors wide. Slot s of
+// the panel adds into accumulators Slots::at(s)·NV ...: a cell's slots need not all take part. KU > 1 sums every KU-th
+// k apart, for tiles of few rows that would otherwise wait for the latency of the addition.
+template <class P, class Slots, int NV, int MR, int ACC, int KU = 1, class V>
+PYRNN_FN void multiply_rows(V (&a)[MR][ACC], const typename P::Number* panel, const typename P::Factor* const* x,
+                            int64_t K) {
+  using Number = typename P::Number;
+  using Factor = typename P::Factor;
+  constexpr int NS = Slots::count, L = lanes<Number>;
+  const Factor* row[MR];
   PYRNN_UNROLL for (int m = 0; m < MR; m++) row[m] = x[m];
   if constexpr (KU == 1) {
     for (int64_t k = 0; k < K; k++, panel += NS * NV * L) {
-      if constexpr (vector_registers == 32) {
-        PYRNN_UNROLL for (int m = 0; m < MR; m++) {
-          const Vec<T> b = broadcast(row[m][k]);
-          PYRNN_UNROLL for (int j = 0; j < NS * NV; j++) a[m][accumulator<Slots, NV>(j)] += b * load(panel + j * L);
+      if constexpr (P::panel_first) {
+        PYRNN_UNROLL for (int j = 0; j < NS * NV; j++) {
+          const Vec<Number> w = load(panel + j * L);
+          PYRNN_UNROLL for (int m = 0; m < MR; m++) P::add(a[m][accumulator<Slots, NV>(j)], row[m][k], w);
         }
       } else {
-        Vec<T> b[MR];
-        PYRNN_UNROLL for (int m = 0; m < MR; m++) b[m] = broadcast(row[m][k]);
-        PYRNN_UNROLL for (int j = 0; j < NS * NV; j++) {
-          const Vec<T> w = load(panel + j * L);
-          PYRNN_UNROLL for (int m = 0; m < MR; m++) a[m][accumulator<Slots, NV>(j)] += b[m] * w;
+        PYRNN_UNROLL for (int m = 0; m < MR; m++) {
+          const Factor b = row[m][k];
+          PYRNN_UNROLL for (int j = 0; j < NS * NV; j++)
+              P::add(a[m][accumulator<Slots, NV>(j)], b, load(panel + j * L));
         }
       }
     }
   } else {
-    Vec<T> apart[KU][MR][NS * NV] = {};
+    V apart[KU][MR][NS * NV] = {};
     int64_t k = 0;
     for (; k + KU <= K; k += KU, panel += KU * NS * NV * L) {
       PYRNN_UNROLL for (int u = 0; u < KU; u++) PYRNN_UNROLL for (int m = 0; m < MR; m++) {
-        const Vec<T> b = broadcast(row[m][k + u]);
-        PYRNN_UNROLL for (int j = 0; j < NS * NV; j++) apart[u][m][j] += b * load(panel + (u * NS * NV + j) * L);
+        const Factor b = row[m][k + u];
+        PYRNN_UNROLL for (int j = 0; j < NS * NV; j++) P::add(apart[u][m][j], b, load(panel + (u * NS * NV + j) * L));
       }
     }
     for (; k < K; k++, panel += NS * NV * L)
       PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < NS * NV; j++)
-          apart[0][m][j] += broadcast(row[m][k]) * load(panel + j * L);
+          P::add(apart[0][m][j], row[m][k], load(panel + j * L));
     PYRNN_UNROLL for (int u = 0; u < KU; u++) PYRNN_UNROLL for (int m = 0; m < MR; m++)
         PYRNN_UNROLL for (int j = 0; j < NS * NV; j++) a[m][accumulator<Slots, NV>(j)] += apart[u][m][j];
   }

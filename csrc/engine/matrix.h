@@ -38,8 +38,8 @@ struct PackedMatrix {
     for (int64_t block = mine.begin; block < mine.end; block++) {
       const int64_t vectors = ceil_div(columns(block), L);
       for (int64_t v = 0; v < vectors; v++)
-        pack_column(from + (block * width + v * L) * distance, distance, smaller(L, columns(block) - v * L), K,
-                    panel(block) + v * L, vectors * L);
+        pack_column<Plain<T>>(from + (block * width + v * L) * distance, distance, smaller(L, columns(block) - v * L),
+                              K, panel(block) + v * L, vectors * L);
     }
   }
 

@@ -2,7 +2,7 @@
 // Weights in the order in which the tiles read them.
 #pragma once
 
-#include "layout.h"
+#include "numbers.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
@@ -13,34 +13,38 @@ PYRNN_FN int64_t panel_offset(const Blocks& blocks, int64_t block, int64_t K, in
   return blocks[block].begin * lanes<T> * K * slots;
 }
 
-// One vector column of a panel: out[k·stride + i] = weight[i·row + k] for `units` <= L rows of K numbers, zero beyond.
-template <class T>
-PYRNN_FN void pack_column(const T* weight, int64_t row, int64_t units, int64_t K, T* out, int64_t stride) {
+// One vector column of a panel: out[k·stride + i] = element k of row i, for `units` <= L rows of K numbers, zero
+// beyond.
+template <class P, class T>
+PYRNN_FN void pack_column(const T* weight, int64_t row, int64_t units, int64_t K, typename P::Number* out,
+                          int64_t stride) {
+  using Number = typename P::Number;
   constexpr int L = lanes<T>;
+  const int64_t whole = P::pairs ? K / 2 : K;
   int64_t k = 0;
   if (units == L) {
-    for (; k + L <= K; k += L) {
-      Vec<T> square[L];
-      PYRNN_UNROLL for (int i = 0; i < L; i++) square[i] = load_unaligned(weight + i * row + k);
+    for (; k + L <= whole; k += L) {
+      Vec<T> square[L];  // moved as they are, whatever they hold
+      PYRNN_UNROLL for (int i = 0; i < L; i++) square[i] = (Vec<T>)P::elements(weight + i * row, k);
       transpose<T>(square);
-      PYRNN_UNROLL for (int i = 0; i < L; i++) store(out + (k + i) * stride, square[i]);
+      PYRNN_UNROLL for (int i = 0; i < L; i++) store(out + (k + i) * stride, (Vec<Number>)square[i]);
     }
   }
-  for (; k < K; k++)
-    for (int i = 0; i < L; i++) out[k * stride + i] = i < units ? weight[i * row + k] : T(0);
+  for (; k < P::length(K); k++)
+    for (int i = 0; i < L; i++) out[k * stride + i] = i < units ? P::element(weight + i * row, k, K) : Number(0);
 }
 
-// For forward: weight (slots·H, K) -> [block][k][slot][units of the block].
-template <class T>
-void pack_slots(const T* weight, int slots, int64_t K, const Blocks& blocks, Range mine, T* pack) {
+// For forward: weight (slots·H, K) -> [block][element][slot][units of the block].
+template <class P, class T>
+void pack_slots(const T* weight, int slots, int64_t K, const Blocks& blocks, Range mine, typename P::Number* pack) {
   constexpr int L = lanes<T>;
   for (int64_t b = mine.begin; b < mine.end; b++) {
     const Range v = blocks[b];
-    T* panel = pack + panel_offset<T>(blocks, b, K, slots);
+    typename P::Number* panel = pack + panel_offset<T>(blocks, b, P::length(K), slots);
     for (int s = 0; s < slots; s++)
       for (int64_t i = v.begin; i < v.end; i++)
-        pack_column(weight + (s * blocks.units + i * L) * K, K, smaller(L, blocks.units - i * L), K,
-                    panel + (s * v.size() + i - v.begin) * L, slots * v.size() * L);
+        pack_column<P>(weight + (s * blocks.units + i * L) * K, K, smaller(L, blocks.units - i * L), K,
+                       panel + (s * v.size() + i - v.begin) * L, slots * v.size() * L);
   }
 }
 

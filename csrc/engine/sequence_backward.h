@@ -43,7 +43,7 @@ __attribute__((noinline)) void gradient_tile(const SlotGradients<T>& dg, Range s
       const T* block = dg.block(Slots::at(int(s)), column);
       PYRNN_UNROLL for (int m = 0; m < MR; m++) row[m] = block + entry[m] * C;
       const int64_t K = smaller(C, H - column * C);
-      multiply_rows<T, OneSlot, NV, MR, NV>(a, panel, row, K);
+      multiply_rows<Plain<T>, OneSlot, NV, MR, NV>(a, panel, row, K);
       panel += K * NV * L;
     }
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)

@@ -59,10 +59,11 @@ PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
   return schedule.entries < least_hoisted ? Sums::apart : Sums::hoisted;
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 StepCost forward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
-  const double products = double(FromX<Cell>::count * sizes.I + FromH<Cell>::count * sizes.H);
-  const double read = sums_of(sizes, schedule) == Sums::hoisted ? double(FromH<Cell>::count * sizes.H) : products;
+  const double of_h = double(FromH<Cell>::count * P::length(sizes.H));
+  const double products = double(FromX<Cell>::count * P::length(sizes.I)) + of_h;
+  const double read = sums_of(sizes, schedule) == Sums::hoisted ? of_h : products;
   const Blocks blocks = unit_blocks<Cell, T>(sizes.H);
   return {schedule.steps,
           schedule.max_rows,
@@ -75,16 +76,19 @@ StepCost forward_cost(const Sizes& sizes, const Schedule& schedule, double start
           start};
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 struct Forward {
+  using Factor = typename P::Factor;
   const ForwardArgs& args;
-  PackedLayer<Cell, T> layer;  // sizes; placed in one of the packs by each thread
+  PackedLayer<Cell, T, P> layer;  // sizes; placed in one of the packs by each thread
   Grid grid;
   int threads;
   char* packs;
   Barrier* barriers;      // one for all, one for each row group
-  PerThread<StepRow<T>> rows;  // (max_rows)
+  PerThread<StepRow<T, P>> rows;  // (max_rows)
   PerThread<int32_t> entries;        // (max_rows)
+  PerThread<Factor> x_rows{},
+      h_rows{};  // (max_rows or most_hoisted, I), (max_rows, H) as elements, where rows are prepared
   PerThread<T> inputs;               // (most_hoisted, slots·padded)
 
   Forward(const ForwardArgs& args, int threads) : args(args), layer(args.sizes.I, args.sizes.H), threads(threads) {}
@@ -94,18 +98,23 @@ struct Forward {
     const size_t bytes = layer.carve(nullptr);
     packs = memory.take<char>(int64_t(bytes) * pack_copies(bytes, threads));
     barriers = memory.take<Barrier>(threads + 1);
-    rows = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
+    rows = memory.take_per_thread<StepRow<T, P>>(threads, args.schedule.max_rows);
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
-    inputs = memory.take_per_thread<T>(
-        threads, sums_of(args.sizes, args.schedule) == Sums::hoisted ? most_hoisted * Cell::slots * layer.padded : 0);
+    const bool hoisted = sums_of(args.sizes, args.schedule) == Sums::hoisted;
+    inputs = memory.take_per_thread<T>(threads, hoisted ? most_hoisted * Cell::slots * layer.padded : 0);
+    if (P::prepared) {
+      const int64_t x_count = hoisted ? most_hoisted : args.schedule.max_rows;
+      x_rows = memory.take_per_thread<Factor>(threads, x_count * P::length(layer.I));
+      h_rows = memory.take_per_thread<Factor>(threads, args.schedule.max_rows * P::length(layer.H));
+    }
     return memory.used;
   }
 
   PYRNN_FN T* state_row(int64_t row) const { return static_cast<T*>(args.states) + row * Cell::states * layer.padded; }
 
   // Packs this thread's share of the weights it will use, and returns them.
-  PackedLayer<Cell, T> pack(int thread) const {
-    PackedLayer<Cell, T> mine = layer;
+  PackedLayer<Cell, T, P> pack(int thread) const {
+    PackedLayer<Cell, T, P> mine = layer;
     const size_t bytes = mine.carve(nullptr);
     const bool shared = pack_copies(bytes, grid.row_groups) == 1;
     mine.carve(packs + (shared ? 0 : thread / grid.unit_groups * bytes));
@@ -129,14 +138,14 @@ struct Forward {
   void work(int thread) const {
     prepare(thread);
     if (thread >= grid.threads()) return barriers[0].wait(threads);
-    const PackedLayer<Cell, T> layer = pack(thread);
+    const PackedLayer<Cell, T, P> layer = pack(thread);
     barriers[0].wait(threads);
     const Schedule& schedule = args.schedule;
     const int group = thread / grid.unit_groups;
     const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
     const Range blocks = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
     const Sums sums = sums_of(args.sizes, schedule);
-    StepRow<T>* row = rows[thread];
+    StepRow<T, P>* row = rows[thread];
     int32_t* entry = entries[thread];
     Range ready{0, 0};  // the entries whose input's product is there
     for (int64_t i = 0; i < schedule.steps; i++) {
@@ -147,28 +156,42 @@ struct Forward {
       }
       for (int64_t n = 0; n < count; n++) {
         const int64_t e = entry[n], t = schedule.time[e], b = schedule.batch[e];
-        row[n] = {sums == Sums::hoisted ? input_row(thread, e - ready.begin) : element<T>(args.x, t, b),
-                  state_row(schedule.source[e]), state_row(schedule.target[e]), element<T>(args.y, t, b),
+        const T* state = state_row(schedule.source[e]);
+        const bool hoisted = sums == Sums::hoisted;
+        row[n] = {hoisted ? nullptr : elements(element<T>(args.x, t, b), layer.I, x_rows[thread], n),
+                  elements(state, layer.H, h_rows[thread], n),
+                  hoisted ? input_row(thread, e - ready.begin) : layer.bias,
+                  state,
+                  state_row(schedule.target[e]),
+                  element<T>(args.y, t, b),
                   args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
       }
       if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
-      step_rows<Cell, T>(layer, row, count, blocks, sums, i);
+      step_rows(layer, row, count, blocks, sums, i);
       barriers[1 + group].wait(grid.unit_groups);
     }
+  }
+
+  // Row n as the product's elements: itself, or prepared in its place.
+  static PYRNN_FN const Factor* elements(const T* row, int64_t K, Factor* prepared, int64_t n) {
+    if constexpr (P::prepared)
+      return P::prepare(row, K, prepared + n * P::length(K));
+    else
+      return row;
   }
 
   PYRNN_FN T* input_row(int thread, int64_t n) const { return inputs[thread] + n * Cell::slots * layer.padded; }
 
   // The input's product for these entries and blocks. A row group has all the sequences when there are so few.
-  void hoist(int thread, const PackedLayer<Cell, T>& layer, Range entries, Range blocks) const {
-    const T* x[most_hoisted];
+  void hoist(int thread, const PackedLayer<Cell, T, P>& layer, Range entries, Range blocks) const {
+    const Factor* x[most_hoisted];
     T* out[most_hoisted];
     for (int64_t n = 0; n < entries.size(); n++) {
       const int64_t e = entries.begin + n;
-      x[n] = element<T>(args.x, args.schedule.time[e], args.schedule.batch[e]);
+      x[n] = elements(element<T>(args.x, args.schedule.time[e], args.schedule.batch[e]), layer.I, x_rows[thread], n);
       out[n] = input_row(thread, n);
     }
-    input_rows<Cell, T>(layer, x, out, entries.size(), blocks);
+    input_rows(layer, x, out, entries.size(), blocks);
   }
 
   // Asks for the rows of x and y of the next step while this one computes: they come from memory.
@@ -191,25 +214,25 @@ struct Forward {
   }
 };
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 Memory forward_memory(const Sizes& sizes, const Schedule& schedule, int threads, bool save) {
   ForwardArgs args{};
   args.sizes = sizes;
   args.schedule = schedule;
   const size_t padded = size_t(padded_units<T>(sizes.H)) * sizeof(T);
-  return {Forward<Cell, T>(args, threads).carve(nullptr), size_t(schedule.state_rows) * Cell::states * padded,
+  return {Forward<Cell, T, P>(args, threads).carve(nullptr), size_t(schedule.state_rows) * Cell::states * padded,
           save ? size_t(schedule.entries) * Cell::saved * padded : 0};
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 void forward(const ForwardArgs& args, int threads) {
-  const StepCost cost = forward_cost<Cell, T>(args.sizes, args.schedule, start_cycles());
+  const StepCost cost = forward_cost<Cell, T, P>(args.sizes, args.schedule, start_cycles());
   Team team(choose_grid(cost, threads).threads());
-  Forward<Cell, T> call(args, team.size());
+  Forward<Cell, T, P> call(args, team.size());
   call.grid = choose_grid(cost, team.size());
   call.carve(args.workspace);
   for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
-  team.run([](void* context, int thread, int) { static_cast<Forward<Cell, T>*>(context)->work(thread); }, &call);
+  team.run([](void* context, int thread, int) { static_cast<Forward<Cell, T, P>*>(context)->work(thread); }, &call);
   call.finish();
   note_call();
 }

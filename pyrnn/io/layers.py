@@ -79,7 +79,8 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     from pyrnn.functional import KERNELS
 
     cell = config["cell"]
-    options = {"batch_first": config["batch_first"], "dropout": config["dropout"]}
+    options = {name: config[name] for name in ("batch_first", "dropout")}
+    options["compute_dtype"] = config.get("compute_dtype")
     # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
     layout = layout_from(KERNELS.spec(cell), tensors)
     checks.state_dict(layout, tensors)

@@ -49,15 +49,21 @@ def forward(
     reset_to_initial: bool = False,
     reverse: bool = False,
     save: bool = False,
+    compute_dtype: str | None = None,
 ) -> Saved | None:
-    """Write y and state_out; return what `backward` needs when `save`."""
+    """Write y and state_out; return what `backward` needs when `save`.
+
+    With compute_dtype="bfloat16" the products round both sides, and the backward takes them as they were.
+    """
     kind = registry[cell]
+    weights, rounded = (weight_ih, weight_hh), bfloat16 if compute_dtype else np.asarray
+    weight_ih, weight_hh = rounded(weight_ih), rounded(weight_hh)
     (T, B, _), H, x_slots, h_slots = x.shape, weight_hh.shape[1], list(kind.from_x), list(kind.from_h)
     active = active_steps(T, B, lengths, mask)
     restart = active & (np.zeros((T, B, 1), bool) if resets is None else resets[:, :, None])
     x = np.where(active, x, 0)
     a = np.zeros((T, kind.slots, B, H), x.dtype)
-    a[:, x_slots] += split(product(x, weight_ih, bias_ih), H)
+    a[:, x_slots] += split(product(rounded(x), weight_ih, bias_ih), H)
     started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
 
     steps = range(T - 1, -1, -1) if reverse else range(T)
@@ -65,7 +71,7 @@ def forward(
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
-        a[t, h_slots] += split(product(s[0], weight_hh, bias_hh), H)
+        a[t, h_slots] += split(product(rounded(s[0]), weight_hh, bias_hh), H)
         s_new, step_save = kind.forward(a[t], s, ())
         started[t] = np.where(active[t], s, 0)
         kept[t] = np.where(active[t], step_save, 0)
@@ -73,7 +79,6 @@ def forward(
         y[t] = np.where(active[t], s[0], 0)
     for out, value in zip(state_out, s, strict=True):
         out[...] = value
-    weights = (weight_ih, weight_hh)
     return Saved(kind, x, started, kept, weights, active, restart, reset_to_initial, steps) if save else None
 
 
@@ -133,6 +138,13 @@ def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> A
 def product(v: Array, weight: Array, bias: Array | None) -> Array:
     """v · weightᵀ + bias."""
     return v @ weight.T if bias is None else v @ weight.T + bias
+
+
+def bfloat16(a: Array) -> Array:
+    """float32 rounded to the nearest bfloat16, ties to even."""
+    bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
+    return np.where(np.isnan(a), a, rounded)
 
 
 def split(rows: Array, H: int) -> Array:
