@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `pyrnn charlm`, `pyrnn charlm sample`, `pyrnn check`.
+"""The command line: `pyrnn info`, `pyrnn charlm`, `pyrnn charlm sample`, `pyrnn translate`, `pyrnn check`.
 
 Every command imports what it needs when it runs.
 """
@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from pyrnn.cli_translate import add_translate
 from pyrnn.examples.config import Config, Options
 
 DESCRIPTION = "Recurrent layers with fused kernels."
@@ -103,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--prime", metavar="TEXT", default="", help="text to go on with")
     sample.add_argument("--seed", metavar="N", type=int, help="of the draws; default: another each time")
+
+    add_translate(commands, add_config, given)
     return top
 
 

@@ -82,10 +82,10 @@ class TranslateConfig(Options):
     score: str = option("additive", 0, "NAME", f"of the attention: {', '.join(SCORES)}")
     dates: int = option(1, 1, "N", "most dates in an example")
     batch: int = option(64, 1, "N", "examples of an update")
-    steps: int = option(3000, 1, "N", "updates")
+    steps: int = option(1000, 1, "N", "updates")
     rate: float = option(4e-3, 0, "X", "highest learning rate")
     clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
-    every: int = option(250, 1, "N", "steps between validations")
+    every: int = option(100, 1, "N", "steps between validations")
     patience: int = option(0, 0, "N", "validations without a better one before it stops; 0 for never")
     seed: int = option(0, 0, "N", "of the initial parameters and of the order of the examples")
 
