@@ -115,7 +115,7 @@ def run_apply(options: argparse.Namespace) -> int:
 
 def run_evaluate(options: argparse.Namespace) -> int:
     """Print exact match and BLEU of every checkpoint, a line for each range of lengths."""
-    from pyrnn.examples.translate import Checkpoint, tested
+    from pyrnn.examples.translate import Checkpoint, examine
     from pyrnn.examples.translator import by_length
 
     check_search(options)
@@ -123,7 +123,7 @@ def run_evaluate(options: argparse.Namespace) -> int:
     for path in options.checkpoints:
         checkpoint = Checkpoint(path)
         corpus = checkpoint.corpus(options.pairs)
-        texts, whole = tested(checkpoint.translator(), corpus, options.beam, options.length_penalty)
+        texts, whole = examine(checkpoint.translator(), corpus, options.beam, options.length_penalty)
         print(f"{path}: attention {checkpoint.config.score}, {checkpoint.progress.best_step} steps")
         rows = by_length(texts, corpus.test)
         print("  characters  examples  exact match, %    BLEU")

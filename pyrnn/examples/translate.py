@@ -253,13 +253,13 @@ def summary(training: Training, ran: Ran) -> None:
         print(f"resume with: pyrnn translate --resume --checkpoint {path}")
         return
     pairs = training.corpus.test
-    found = tested(Checkpoint(path).translator(), training.corpus)[1]
+    found = examine(Checkpoint(path).translator(), training.corpus)[1]
     print(f"best: {progress.best_bits:.4f} bits per held-out character, after step {progress.best_step}")
     print(f"test: {found} of {len(pairs)} examples")
     print(f"{path} is written; translate with: pyrnn translate apply --checkpoint {path} TEXT")
 
 
-def tested(
+def examine(
     translator: Translator, corpus: Corpus, beam: int = 1, length_penalty: float = 0.0
 ) -> tuple[list[str], Quality]:
     """What a model makes of the test examples, and how good that is."""
