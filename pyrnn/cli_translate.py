@@ -6,9 +6,9 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from pyrnn.cli_options import add_config, given
 from pyrnn.examples.config import TranslateConfig
 
 if TYPE_CHECKING:
@@ -17,9 +17,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "translate.safetensors"
 
 
-def add_translate(
-    commands: Any, add_config: Callable[..., None], given: Callable[..., dict[str, Any]]
-) -> None:
+def add_translate(commands: Any) -> None:
     """Add the command and its actions to the commands of `pyrnn`."""
     translate = commands.add_parser(
         "translate",
@@ -28,9 +26,7 @@ def add_translate(
         "others. `pyrnn translate apply` translates with it, `pyrnn translate evaluate` tests it.",
         epilog="Ctrl-C stops after the step in hand and writes the checkpoint.",
     )
-    translate.set_defaults(
-        run=lambda options: run_translate(options, given(options, TranslateConfig)), prog=translate.prog
-    )
+    translate.set_defaults(run=run_translate, prog=translate.prog)
     add_config(translate, TranslateConfig)
     translate.add_argument(
         "--no-attention", action="store_true", help="only the encoder's last state; short for --score none"
@@ -75,10 +71,11 @@ def check_search(options: argparse.Namespace) -> None:
         raise ValueError(f"--length-penalty: expected a number from 0, got {options.length_penalty}")
 
 
-def run_translate(options: argparse.Namespace, values: dict[str, Any]) -> int:
+def run_translate(options: argparse.Namespace) -> int:
     """Train, from the beginning or from a checkpoint."""
     from pyrnn.examples.translate import Training, train
 
+    values = given(options, TranslateConfig)
     if options.no_attention:
         if values.setdefault("score", "none") != "none":
             raise ValueError("--no-attention: expected no --score beside it")

@@ -13,8 +13,8 @@ from pyrnn.layout import Array
 END = "end"
 
 
-def figure(width: float, height: float) -> tuple[Any, Any]:
-    """A figure that needs no window, and its axes.
+def figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
+    """A figure that needs no window, and its axes, side by side.
 
     Raises
     ------
@@ -28,7 +28,7 @@ def figure(width: float, height: float) -> tuple[Any, Any]:
         raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
-    return made, made.add_subplot()
+    return made, list(made.subplots(1, panels, squeeze=False)[0])
 
 
 def write(made: Any, path: str | os.PathLike[str]) -> None:
@@ -55,7 +55,7 @@ def plot_alignment(path: str | os.PathLike[str], source: str, target: str, weigh
     """
     Tq, Tk = weights.shape
     size = max(0.2, min(0.32, 12 / max(Tq, Tk)))
-    made, axes = figure(1.6 + size * Tk, 1.2 + size * Tq)
+    made, (axes,) = figure(1.6 + size * Tk, 1.2 + size * Tq)
     image = axes.imshow(weights, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
     axes.set_xticks(range(Tk), labels(source, Tk))
     axes.set_yticks(range(Tq), labels(target, Tq))
@@ -74,18 +74,26 @@ def labels(text: str, count: int) -> list[str]:
 def plot_lengths(
     path: str | os.PathLike[str], curves: Mapping[str, Sequence[tuple[tuple[int, int], Quality]]]
 ) -> None:
-    """Exact match against the length of the source, a curve for each name.
+    """Exact match and, where it is known, BLEU against the length of the source, a curve for each name.
 
     Parameters
     ----------
     path : path
     curves : mapping of str to what `by_length` returned
     """
-    made, axes = figure(6.4, 4.0)
-    for (name, rows), marker in zip(curves.items(), "os^Dv*" * len(curves), strict=False):
+    points: dict[str, list[tuple[str, list[float], list[float]]]] = {}
+    for name, rows in curves.items():
         middles = [(low + high) / 2 for (low, high), _ in rows]
-        axes.plot(middles, [100 * found.exact for _, found in rows], marker=marker, label=name)
-    axes.set(xlabel="characters of the source", ylabel="exact match, %", ylim=(-3, 103))
-    axes.grid(alpha=0.3)
-    axes.legend()
+        exact, bleu = [100 * found.exact for _, found in rows], [found.bleu for _, found in rows]
+        points.setdefault("exact match, %", []).append((name, middles, exact))
+        known = [value for value in bleu if value is not None]
+        if len(known) == len(rows):
+            points.setdefault("BLEU", []).append((name, middles, known))
+    made, panels = figure(4.5 * len(points), 3.4, len(points))
+    for axes, (measure, lines) in zip(panels, points.items(), strict=True):
+        for k, (name, middles, values) in enumerate(lines):
+            axes.plot(middles, values, marker="os^Dv*"[k % 6], label=name)
+        axes.set(xlabel="characters of the source", ylabel=measure, ylim=(-3, 103))
+        axes.grid(alpha=0.3)
+    panels[0].legend()
     write(made, path)
