@@ -224,12 +224,16 @@ def test_beam_search_and_batches(dates: tuple[Translator, Dates]) -> None:
         assert alone.text == answer.text and alone.score == pytest.approx(answer.score, abs=1e-4)
 
 
-def test_alignment_plot(dates: tuple[Translator, Dates], tmp_path: Path) -> None:
+def test_alignment_plot(
+    dates: tuple[Translator, Dates], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
     answer = dates[0].translate(["3 novembre 2021"])[0]
     assert answer.text == "2021-11-03"
     plot_alignment(tmp_path / "a.png", "3 novembre 2021", answer.text, answer.weights)
-    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG") and capsys.readouterr().err == ""
+    plot_alignment(tmp_path / "b.png", "\U0010fffd", "b", answer.weights[:2, :2])
+    assert "b.png: the font lacks 1 of the characters" in capsys.readouterr().err
 
 
 def test_quality(monkeypatch: pytest.MonkeyPatch) -> None:

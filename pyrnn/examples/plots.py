@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,14 +34,19 @@ def figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]
 
 
 def write(made: Any, path: str | os.PathLike[str]) -> None:
-    """Save a figure in the format that the name tells.
+    """Save a figure in the format that the name tells; where the font lacks characters, a line says so.
 
     Raises
     ------
     ValueError, OSError
         matplotlib knows no such format, or the file cannot be written.
     """
-    made.savefig(os.fspath(path), dpi=100)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made.savefig(os.fspath(path), dpi=100)
+    lacking = sum("missing from font" in str(warning.message) for warning in caught)
+    if lacking:
+        print(f"{os.fspath(path)}: the font lacks {lacking} of the characters", file=sys.stderr)
 
 
 def plot_alignment(path: str | os.PathLike[str], source: str, target: str, weights: Array) -> None:
