@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `pyrnn charlm`, `pyrnn charlm sample`, `pyrnn check`.
+"""The command line: `pyrnn info`, `pyrnn charlm`, `pyrnn charlm sample`, `pyrnn translate`, `pyrnn check`.
 
 Every command imports what it needs when it runs.
 """
@@ -7,13 +7,14 @@ Every command imports what it needs when it runs.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import NoReturn
 
-from pyrnn.examples.config import Config, Options
+from pyrnn.cli_options import add_config, given
+from pyrnn.cli_translate import add_translate
+from pyrnn.examples.config import Config
 
 DESCRIPTION = "Recurrent layers with fused kernels."
 CHECKPOINT = "charlm.safetensors"
@@ -103,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--prime", metavar="TEXT", default="", help="text to go on with")
     sample.add_argument("--seed", metavar="N", type=int, help="of the draws; default: another each time")
+
+    add_translate(commands)
     return top
 
 
@@ -116,23 +119,6 @@ def add_training_options(charlm: argparse.ArgumentParser) -> None:
     charlm.add_argument("--resume", action="store_true", help="go on with the checkpoint and its options")
     charlm.add_argument("--log", metavar="FILE", help="append every step's loss as a line of JSON")
     charlm.add_argument("--quiet", action="store_true", help="print the result only")
-
-
-def add_config(command: argparse.ArgumentParser, config: type[Options]) -> None:
-    """An option for every field, None unless given."""
-    for field in dataclasses.fields(config):
-        command.add_argument(
-            f"--{field.name}",
-            metavar=field.metadata["metavar"],
-            type=type(field.default),
-            help=f"{field.metadata['help']}; default: {field.default}",
-        )
-
-
-def given(options: argparse.Namespace, config: type[Options]) -> dict[str, Any]:
-    """The fields that were given on the command line."""
-    values = {field.name: getattr(options, field.name) for field in dataclasses.fields(config)}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def run_charlm(options: argparse.Namespace) -> int:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 import pyrnn
-from pyrnn.examples.charlm import Training, blas_threads
+from pyrnn.examples.charlm import Training
 from pyrnn.examples.charmodel import CharModel, cross_entropy, scatter_rows
 from pyrnn.examples.checkpoint import Checkpoint
 from pyrnn.examples.config import Config
 from pyrnn.examples.optim import ALIGNMENT, CHUNK, Adam, FlatBuffer
+from pyrnn.examples.running import blas_threads
 from pyrnn.examples.sampling import draw, sample
 from pyrnn.examples.text import Alphabet, Windows, default_text, read_text, split
 from pyrnn.io import load_safetensors, save_safetensors

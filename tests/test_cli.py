@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command line as a user runs it: in processes of its own."""
 
-import json
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import command, interrupted, losses, run
 from tolerances import COMPLEX_STEP, DUAL, FLOAT32_C, FLOAT64
 
 import pyrnn
@@ -39,24 +37,6 @@ def text(tmp_path: Path) -> str:
     path = tmp_path / "text.txt"
     path.write_text("The quick brown fox — „Füchse“ — jumps over the lazy dog.\n" * 40, encoding="utf-8")
     return str(path)
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "pyrnn", *arguments]
-
-
-def run(folder: Path, *arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONIOENCODING": "utf-8"}
-    done = subprocess.run(
-        command(*arguments), cwd=folder, env=environment, capture_output=True, encoding="utf-8", timeout=120
-    )  # fmt: skip
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
-
-
-def losses(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text().splitlines()]
 
 
 def test_info(tmp_path: Path) -> None:
@@ -146,17 +126,8 @@ def test_reader_that_leaves_early(tmp_path: Path, text: str) -> None:
 def test_interrupted_training_goes_on_as_if_it_had_not_been(tmp_path: Path, text: str) -> None:
     options = ["charlm", "--steps", "400", "--patience", "0", "--text", text, *SMALL]
     run(tmp_path, *options, "--log", "whole.log", "--checkpoint", "whole")
-    with subprocess.Popen(
-        command(*options, "--log", "part.log", "--checkpoint", "part"),
-        cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    ) as process:  # fmt: skip
-        log, deadline = tmp_path / "part.log", time.monotonic() + 60
-        while not (log.exists() and len(log.read_text().splitlines()) > 5):
-            assert time.monotonic() < deadline and process.poll() is None
-            time.sleep(0.005)
-        process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "Traceback" not in err
+    log = tmp_path / "part.log"
+    out = interrupted(tmp_path, log, *options, "--log", "part.log", "--checkpoint", "part")
     stopped = Checkpoint(tmp_path / "part").progress.step
     assert 5 <= stopped < 400, "the signal came too late to show anything"
     assert f"interrupted after step {stopped} of 400" in out

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The documentation: its Python runs, its commands parse, and its table of options is the program's."""
+"""The documentation: its Python runs, its commands parse, and its tables of options are the programs'."""
 
 import dataclasses
 import re
@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from pyrnn import cli
-from pyrnn.examples.config import Config
+from pyrnn.examples.config import Config, Options, TranslateConfig
 
 ROOT = Path(__file__).parent.parent
-PAGES = [path for path in (ROOT / "README.md", ROOT / "docs" / "charlm.md") if path.exists()]
-CHARLM = ROOT / "docs" / "charlm.md"
+CHARLM, ATTENTION = ROOT / "docs" / "charlm.md", ROOT / "docs" / "attention.md"
+PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION) if path.exists()]
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -50,15 +50,23 @@ def test_commands_parse(page: Path) -> None:
         for line in block.splitlines()
         if line.startswith("$ pyrnn ")
     ]
-    assert commands or page != CHARLM
+    assert commands or page not in (CHARLM, ATTENTION)
     for command in commands:
         cli.parser().parse_args(shlex.split(command, comments=True)[1:])
 
 
 @pytest.mark.skipif(not CHARLM.exists(), reason="the source distribution has no docs")
-def test_table_of_options_is_complete() -> None:
-    rows = re.findall(r"^\| `--(\w+)` \| (.+?) \|", CHARLM.read_text(encoding="utf-8"), re.MULTILINE)
+@pytest.mark.parametrize(
+    ("page", "config", "others"),
+    [
+        (CHARLM, Config, {"text", "prime", "temperature"}),
+        (ATTENTION, TranslateConfig, {"no-attention", "pairs", "beam", "length-penalty", "plot"}),
+    ],
+    ids=["charlm", "attention"],
+)
+def test_table_of_options_is_complete(page: Path, config: type[Options], others: set[str]) -> None:
+    rows = re.findall(r"^\| `--([\w-]+)` \| (.*?) ?\|", page.read_text(encoding="utf-8"), re.MULTILINE)
     documented = {name: default.strip("`") for name, default in rows}
-    for field in dataclasses.fields(Config):
+    for field in dataclasses.fields(config):
         assert documented.pop(field.name) == str(field.default)
-    assert set(documented) == {"text", "checkpoint", "resume", "log", "quiet", "prime", "temperature"}
+    assert set(documented) == others | {"checkpoint", "resume", "log", "quiet"}

@@ -1,28 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Training of the character-level language model: schedule, validation, progress, checkpoints, Ctrl-C."""
+"""Training of the character-level language model."""
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import json
 import math
 import os
-import signal
-import sys
-import threading
-import time
-from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any
 
 from pyrnn.examples.charmodel import CharModel
 from pyrnn.examples.checkpoint import Checkpoint, Progress, save_checkpoint
 from pyrnn.examples.config import Config
 from pyrnn.examples.optim import Adam
+from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, exhausted, run, scheduled
 from pyrnn.examples.text import Alphabet, Windows, read_text, split
-
-#: Exit code of a program that Ctrl-C ended: 128 + SIGINT.
-INTERRUPTED = 130
 
 
 class Training:
@@ -40,6 +31,8 @@ class Training:
     ----------
     model : CharModel
     progress : Progress
+    unit : str
+        What the speed is counted in.
 
     Raises
     ------
@@ -47,9 +40,10 @@ class Training:
         The text or the checkpoint cannot be used; the message says why.
     """
 
+    unit = "characters"
+
     def __init__(self, config: Config, text: str | None, checkpoint: str | os.PathLike[str]) -> None:
-        if not os.access(os.path.dirname(os.path.abspath(checkpoint)), os.W_OK):  # sooner than after a minute
-            raise ValueError(f"{os.fspath(checkpoint)}: expected a folder that can be written to")
+        check_folder(checkpoint)
         self.config, self.checkpoint = config, checkpoint
         self.progress = Progress(text=None if text is None else os.path.abspath(text))
         content = self._read()
@@ -102,8 +96,7 @@ class Training:
 
     def rate(self, step: int) -> float:
         """The learning rate before `step`: a short rise, then half a cosine down to zero."""
-        warm = min(1.0, (step + 1) / (1 + self.config.steps // 20))
-        return self.config.rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.config.steps))
+        return scheduled(self.config.rate, step, self.config.steps)
 
     def advance(self) -> float:
         """One step; returns the loss of its window in bits per character, before the update."""
@@ -127,8 +120,17 @@ class Training:
 
     def exhausted(self) -> bool:
         """Whether so many validations in a row brought nothing better that it is time to stop."""
-        waited = self.progress.step - self.progress.best_step
-        return 0 < self.config.patience * self.config.every <= waited
+        return exhausted(self)
+
+    def validation(self) -> tuple[dict[str, float], str]:
+        """`validate` for the log, and in words."""
+        bits = self.validate()
+        return {"validation": bits}, f"held out {bits:.4f} bits per character"
+
+    @property
+    def units(self) -> int:
+        """Characters of a step."""
+        return self.config.batch * self.config.length
 
     def save(self) -> None:
         """Write the checkpoint."""
@@ -162,135 +164,29 @@ def train(training: Training, *, log: str | None = None, quiet: bool = False) ->
     int
         0, or 130 after Ctrl-C; the checkpoint has been written either way.
     """
-    config, progress = training.config, training.progress
-    with (
-        contextlib.ExitStack() as stack,
-        interruption() as stop,
-        blas_threads(1),
-    ):
-        lines: TextIO | None = stack.enter_context(open(log, "a", encoding="utf-8")) if log else None
-        report = stack.enter_context(contextlib.closing(Report(training, quiet)))
-        began, first = time.perf_counter(), progress.step
-        while progress.step < config.steps and not stop.is_set():
-            bits = training.advance()
-            record(lines, step=progress.step, bits=bits)
-            report.step(bits)
-            if progress.step % config.every == 0 or progress.step == config.steps:
-                validation = training.validate()
-                record(lines, step=progress.step, validation=validation)
-                training.save()
-                report.validation(bits, validation)
-                if training.exhausted():
-                    break
-        seconds = time.perf_counter() - began
-        training.save()
-    interrupted = stop.is_set() and progress.step < config.steps
-    summary(training, seconds, (progress.step - first) * config.batch * config.length, interrupted)
-    return INTERRUPTED if interrupted else 0
+    config = training.config
+    parameters = sum(a.size for a in training.model.params.views.values())
+    header = (
+        f"{config.layers} x {config.hidden} {config.cell}, {parameters} parameters, "
+        f"{len(training.alphabet)} different characters, {config.steps} steps, "
+        f"{training.epoch_steps:.0f} steps per epoch"
+    )
+    ran = run(training, header, log=log, quiet=quiet)
+    summary(training, ran)
+    return INTERRUPTED if ran.interrupted else 0
 
 
-def blas_threads(n: int) -> contextlib.AbstractContextManager[object]:
-    """Limit the threads of NumPy's products, where threadpoolctl is installed.
-
-    OpenBLAS's threads go on spinning for a while after a product, on cores that the recurrent layers need.
-    """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return contextlib.nullcontext()
-    limits: contextlib.AbstractContextManager[object] = threadpool_limits(n, "blas")
-    return limits
-
-
-def summary(training: Training, seconds: float, characters: int, interrupted: bool) -> None:
+def summary(training: Training, ran: Ran) -> None:
     """The last lines."""
     progress, path = training.progress, os.fspath(training.checkpoint)
     if progress.best_bits is not None:
         print(f"best: {progress.best_bits:.4f} bits per held-out character, after step {progress.best_step}")
+    characters = ran.steps * training.units
     if characters:
-        rate = characters / seconds
-        print(f"{characters} characters in {seconds:.1f} s, validation included: {rate:.0f} per s")
-    if interrupted:
+        rate = characters / ran.seconds
+        print(f"{characters} characters in {ran.seconds:.1f} s, validation included: {rate:.0f} per s")
+    if ran.interrupted:
         print(f"interrupted after step {progress.step} of {training.config.steps}; {path} is written")
         print(f"resume with: pyrnn charlm --resume --checkpoint {path}")
     else:
         print(f"{path} is written; sample with: pyrnn charlm sample --checkpoint {path}")
-
-
-class Report:
-    """Progress on standard error: a bar when tqdm is installed and a person is looking, else plain lines."""
-
-    def __init__(self, training: Training, quiet: bool) -> None:
-        self._training, self._quiet, self._bar = training, quiet, None
-        self._rate, self._last = 0.0, time.perf_counter()
-        config, step = training.config, training.progress.step
-        if not quiet and sys.stderr.isatty():
-            with contextlib.suppress(ImportError):
-                from tqdm import tqdm  # type: ignore[import-untyped,unused-ignore]
-
-                self._bar = tqdm(total=config.steps, initial=step, unit="step", dynamic_ncols=True)
-        parameters = sum(a.size for a in training.model.params.views.values())
-        self.line(
-            f"{config.layers} x {config.hidden} {config.cell}, {parameters} parameters, "
-            f"{len(training.alphabet)} different characters, {config.steps} steps, "
-            f"{training.epoch_steps:.0f} steps per epoch"
-        )
-
-    def step(self, bits: float) -> None:
-        """After every step."""
-        now = time.perf_counter()
-        rate = self._training.config.batch * self._training.config.length / (now - self._last)
-        self._rate += (0.1 if self._rate else 1) * (rate - self._rate)
-        self._last = now
-        if self._bar is not None:
-            self._bar.set_postfix_str(f"{bits:.3f} bits, {self._rate:.0f} char/s", refresh=False)
-            self._bar.update()
-
-    def validation(self, bits: float, validation: float) -> None:
-        """After every validation."""
-        progress = self._training.progress
-        best = " (best)" if progress.best_step == progress.step else ""
-        self.line(
-            f"step {progress.step}: training {bits:.3f}, held out {validation:.4f} bits per character{best}, "
-            f"{self._rate:.0f} characters per s"
-        )
-        self._last = time.perf_counter()
-
-    def line(self, text: str) -> None:
-        """A line of its own, above the bar if there is one."""
-        if self._bar is not None:
-            self._bar.write(text, file=sys.stderr)
-        elif not self._quiet:
-            print(text, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """Leave the bar as it stands."""
-        if self._bar is not None:
-            self._bar.close()
-
-
-def record(lines: TextIO | None, **values: float) -> None:
-    """Append a line of JSON; numbers are written so that they read back exactly."""
-    if lines is not None:
-        lines.write(json.dumps(values) + "\n")
-        lines.flush()
-
-
-@contextlib.contextmanager
-def interruption() -> Iterator[threading.Event]:
-    """An event that the first Ctrl-C sets, to finish the step in hand; a second one interrupts at once."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield stop  # signals reach the main thread only
-        return
-
-    def set_once(number: int, frame: Any) -> None:
-        if stop.is_set():
-            raise KeyboardInterrupt
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, set_once)
-    try:
-        yield stop
-    finally:
-        signal.signal(signal.SIGINT, before)

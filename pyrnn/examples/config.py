@@ -1,12 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a program as a checked dataclass, and those of the character model."""
+"""The options of a program as a checked dataclass, those of the character model and of the translation."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 from typing import Any
 
 CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
+#: Scores of the attention of `pyrnn translate`, and "none" for none.
+SCORES = ("additive", "dot", "scaled_dot", "general", "cosine", "concat", "location", "none")
 
 
 def option(default: Any, least: float, metavar: str, text: str) -> Any:
@@ -37,6 +40,12 @@ class Options:
                 raise ValueError(f"--{field.name}: expected a number from {least}, got {value}")
 
 
+def one_of(name: str, value: str, choices: Iterable[str]) -> None:
+    """ValueError unless the option's value is one of these."""
+    if value not in choices:
+        raise ValueError(f"--{name}: expected one of {', '.join(choices)}, got {value!r}")
+
+
 @dataclasses.dataclass(frozen=True)
 class Config(Options):
     """Everything that decides the course of a training of the character model, but the text."""
@@ -57,7 +66,32 @@ class Config(Options):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.cell not in CELLS:
-            raise ValueError(f"--cell: expected one of {', '.join(CELLS)}, got {self.cell!r}")
+        one_of("cell", self.cell, CELLS)
         if self.dropout >= 1:
             raise ValueError(f"--dropout: expected a number below 1, got {self.dropout}")
+
+
+@dataclasses.dataclass(frozen=True)
+class TranslateConfig(Options):
+    """Everything that decides the course of a training of the translation, but the pairs of a file."""
+
+    cell: str = option("gru", 0, "NAME", "lstm, gru or rnn")
+    layers: int = option(1, 1, "N", "of the encoder")
+    hidden: int = option(128, 2, "N", "units of the decoder, and of the encoder's two directions together")
+    embedding: int = option(64, 1, "N", "size of a character's vector")
+    score: str = option("additive", 0, "NAME", f"of the attention: {', '.join(SCORES)}")
+    dates: int = option(1, 1, "N", "most dates in an example")
+    batch: int = option(64, 1, "N", "examples of an update")
+    steps: int = option(1000, 1, "N", "updates")
+    rate: float = option(4e-3, 0, "X", "highest learning rate")
+    clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
+    every: int = option(100, 1, "N", "steps between validations")
+    patience: int = option(0, 0, "N", "validations without a better one before it stops; 0 for never")
+    seed: int = option(0, 0, "N", "of the initial parameters and of the order of the examples")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("cell", self.cell, CELLS)
+        one_of("score", self.score, SCORES)
+        if self.hidden % 2:
+            raise ValueError(f"--hidden: expected an even number, got {self.hidden}")

@@ -22,23 +22,24 @@ class FlatBuffer:
     Parameters
     ----------
     shapes : mapping of str to tuple of int
+    dtype : {"float32", "float64"}
 
     Attributes
     ----------
-    flat : float32 array (N,)
+    flat : array (N,)
         Everything, with zeros between arrays where they are aligned.
     views : dict of arrays
         Each array by name; they share memory with `flat`.
     """
 
-    def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, shapes: Mapping[str, tuple[int, ...]], dtype: str = "float32") -> None:
         self._places: dict[str, tuple[int, int, tuple[int, ...]]] = {}
         total = 0
         for name, shape in shapes.items():
             size = math.prod(shape)
             self._places[name] = (total, total + size, shape)
             total += -(-size // ALIGNMENT) * ALIGNMENT
-        memory = np.zeros(total + ALIGNMENT, np.float32)
+        memory = np.zeros(total + ALIGNMENT, dtype)
         skip = -(memory.ctypes.data // memory.itemsize) % ALIGNMENT
         self.flat: Array = memory[skip : skip + total]
         self.views = self.views_of(self.flat)
