@@ -25,7 +25,7 @@ FLOAT32_C = 8
 ATTENTION_FLOAT32_C = 64
 
 #: Link 5: at most so many times the error of a plain implementation in the same precision, values and
-#: gradients. Its roundings are the same but for the order of sums; with weights alone rounded there are fewer.
+#: gradients. Its roundings are the same but for the order of sums; weights alone have fewer.
 BFLOAT16_VALUES, BFLOAT16_GRADIENTS = 2, 3
 
 #: Link 6: PyTorch in float64 sums in its own order, and its activations come from another library.
