@@ -70,8 +70,8 @@ def test_float64(case):
 
 @EVERY_CASE
 def test_float32(case):
-    problem = problem_of_sizes(case, 1, dtype=np.float32)
-    actual, expected = problem.run(functional), exact(problem, case, 1).run(reference)
+    problem = problem_of_sizes(case, 7, dtype=np.float32)
+    actual, expected = problem.run(functional), exact(problem, case, 7).run(reference)
     outputs = {name for name in actual if not name.startswith("d")}
     assert_float32(actual, expected, problem.T, outputs)
 
