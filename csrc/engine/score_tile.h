@@ -25,21 +25,26 @@ PYRNN_FN Vec<T> fold_lanes(const Vec<T>* v) {
   }
 }
 
-// sums[i] = the sum of the lanes of rows[i].
+// Adds lanes that are L/2, L/4, ... count apart: the first `count` lanes hold the sums.
+template <class T, int count, int distance = lanes<T> / 2>
+PYRNN_FN Vec<T> halve_lanes(Vec<T> v) {
+  if constexpr (distance >= count) return halve_lanes<T, count, distance / 2>(v + exchange<distance, T>(v));
+  return v;
+}
+
+// sums[i] = the sum of the lanes of rows[i]: lanes L/2 apart, then those L/4 apart and so on, for any N.
 template <class T, int N>
 PYRNN_FN void sum_lanes(const Vec<T>* rows, T* sums) {
   constexpr int L = lanes<T>, most = N < L ? N : L, first = most & (most - 1) ? most & -most : most;
   if constexpr (N > first) {
     sum_lanes<T, first>(rows, sums);
     sum_lanes<T, N - first>(rows + first, sums + first);
-  } else if constexpr (N == L) {
-    store_unaligned(sums, fold_lanes<T, N>(rows));
   } else {
-    const Vec<T> parts = fold_lanes<T, N>(rows);
-    PYRNN_UNROLL for (int i = 0; i < N; i++) {
-      sums[i] = parts[i];
-      PYRNN_UNROLL for (int j = i + N; j < L; j += N) sums[i] += parts[j];
-    }
+    const Vec<T> folded = halve_lanes<T, N>(fold_lanes<T, N>(rows));
+    if constexpr (N == L)
+      store_unaligned(sums, folded);
+    else
+      PYRNN_UNROLL for (int i = 0; i < N; i++) sums[i] = folded[i];
   }
 }
 

@@ -51,9 +51,18 @@ PYRNN_FN int64_t entries_of_group(const Schedule& schedule, int64_t i, Range min
   return count;
 }
 
+// Of a few rows, each weight is read for little work: many steps' rows make the input's product worth making before,
+// so many entries at a time.
+constexpr int64_t least_hoisted = 12, most_hoisted = 48;
+PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
+  if (sizes.B > few_rows) return Sums::together;
+  return schedule.entries < least_hoisted ? Sums::apart : Sums::hoisted;
+}
+
 template <class Cell, class T>
 StepCost forward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
   const double products = double(FromX<Cell>::count * sizes.I + FromH<Cell>::count * sizes.H);
+  const double read = sums_of(sizes, schedule) == Sums::hoisted ? double(FromH<Cell>::count * sizes.H) : products;
   const Blocks blocks = unit_blocks<Cell, T>(sizes.H);
   return {schedule.steps,
           schedule.max_rows,
@@ -61,7 +70,7 @@ StepCost forward_cost(const Sizes& sizes, const Schedule& schedule, double start
           widest_block<Cell>,
           tile_rows(Cell::slots * widest_block<Cell>),
           products / 2 + 15 * Cell::slots,
-          products * double(blocks.vectors) * vector_bytes,
+          read * double(blocks.vectors) * vector_bytes,
           sizes.B <= few_rows,
           start};
 }
@@ -76,6 +85,7 @@ struct Forward {
   Barrier* barriers;      // one for all, one for each row group
   PerThread<StepRow<T>> rows;  // (max_rows)
   PerThread<int32_t> entries;        // (max_rows)
+  PerThread<T> inputs;               // (most_hoisted, slots·padded)
 
   Forward(const ForwardArgs& args, int threads) : args(args), layer(args.sizes.I, args.sizes.H), threads(threads) {}
 
@@ -86,6 +96,8 @@ struct Forward {
     barriers = memory.take<Barrier>(threads + 1);
     rows = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
+    inputs = memory.take_per_thread<T>(
+        threads, sums_of(args.sizes, args.schedule) == Sums::hoisted ? most_hoisted * Cell::slots * layer.padded : 0);
     return memory.used;
   }
 
@@ -123,20 +135,40 @@ struct Forward {
     const int group = thread / grid.unit_groups;
     const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
     const Range blocks = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
+    const Sums sums = sums_of(args.sizes, schedule);
     StepRow<T>* row = rows[thread];
     int32_t* entry = entries[thread];
+    Range ready{0, 0};  // the entries whose input's product is there
     for (int64_t i = 0; i < schedule.steps; i++) {
       const int64_t count = entries_of_group(schedule, i, sequences, entry);
+      if (sums == Sums::hoisted && schedule.offset[i + 1] > ready.end) {
+        ready = {schedule.offset[i], smaller(schedule.offset[i] + most_hoisted, schedule.entries)};
+        hoist(thread, layer, ready, blocks);
+      }
       for (int64_t n = 0; n < count; n++) {
         const int64_t e = entry[n], t = schedule.time[e], b = schedule.batch[e];
-        row[n] = {element<T>(args.x, t, b), state_row(schedule.source[e]), state_row(schedule.target[e]),
-                  element<T>(args.y, t, b),
+        row[n] = {sums == Sums::hoisted ? input_row(thread, e - ready.begin) : element<T>(args.x, t, b),
+                  state_row(schedule.source[e]), state_row(schedule.target[e]), element<T>(args.y, t, b),
                   args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
       }
       if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
-      step_rows<Cell, T>(layer, row, count, blocks, args.sizes.B <= few_rows, i);
+      step_rows<Cell, T>(layer, row, count, blocks, sums, i);
       barriers[1 + group].wait(grid.unit_groups);
     }
+  }
+
+  PYRNN_FN T* input_row(int thread, int64_t n) const { return inputs[thread] + n * Cell::slots * layer.padded; }
+
+  // The input's product for these entries and blocks. A row group has all the sequences when there are so few.
+  void hoist(int thread, const PackedLayer<Cell, T>& layer, Range entries, Range blocks) const {
+    const T* x[most_hoisted];
+    T* out[most_hoisted];
+    for (int64_t n = 0; n < entries.size(); n++) {
+      const int64_t e = entries.begin + n;
+      x[n] = element<T>(args.x, args.schedule.time[e], args.schedule.batch[e]);
+      out[n] = input_row(thread, n);
+    }
+    input_rows<Cell, T>(layer, x, out, entries.size(), blocks);
   }
 
   // Asks for the rows of x and y of the next step while this one computes: they come from memory.

@@ -35,10 +35,11 @@ PYRNN_FN int64_t padded_units(int64_t H) {
   return round_up(H, lanes<T>);
 }
 
-// Where one sequence's step reads and writes.
+// Where one sequence's step reads and writes. x (I); or where the input's product was made before, its sums with the
+// biases, in the order of the biases' pack (slots·padded).
 template <class T>
 struct StepRow {
-  const T *x, *state;  // (I), (states, padded)
+  const T *x, *state;  // state (states, padded)
   T *state_new, *y;    // (states, padded), (H)
   T* gates;            // (saved, padded), or null
 };
@@ -69,24 +70,31 @@ struct PackedLayer {
   }
 };
 
-// Apart: the K-split that keeps a tile of one to three rows busy. It changes the order of the sum, so a whole call
-// uses it or none of it does.
-template <class Cell, class T, int NV, int MR, bool Apart>
+// How a call makes its sums: it changes their order, so all of a call does as one.
+//   together  both products in the step, one k after the other
+//   apart     the k of a tile of one to three rows in parts, which keeps it busy
+//   hoisted   apart, and the input's product was made before the step
+enum class Sums { together, apart, hoisted };
+
+template <class Cell, class T, int NV, int MR, Sums sums>
 __attribute__((noinline)) void step_tile(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t block) {
   constexpr int L = lanes<T>, ACC = Cell::slots * NV;
-  constexpr int KU = !Apart || MR * ACC * 2 > tile_accumulators ? 1 : (MR * ACC * 4 > tile_accumulators ? 2 : 4);
+  constexpr int KU = sums == Sums::together || MR * ACC * 2 > tile_accumulators
+                         ? 1
+                         : (MR * ACC * 4 > tile_accumulators ? 2 : 4);
   const int64_t first = layer.blocks[block].begin;
   const T* x[MR];
   const T* h[MR];
   Vec<T> a[MR][ACC];
-  const T* bias = layer.bias + first * L * Cell::slots;
   PYRNN_UNROLL for (int m = 0; m < MR; m++) {
     x[m] = rows[m].x;
     h[m] = rows[m].state;
-    PYRNN_UNROLL for (int j = 0; j < ACC; j++) a[m][j] = load(bias + j * L);
+    const T* from = (sums == Sums::hoisted ? x[m] : layer.bias) + first * L * Cell::slots;
+    PYRNN_UNROLL for (int j = 0; j < ACC; j++) a[m][j] = load(from + j * L);
   }
-  multiply_rows<T, FromX<Cell>, NV, MR, ACC, KU>(a, layer.x_panels + first * L * layer.I * FromX<Cell>::count, x,
-                                                 layer.I);
+  if constexpr (sums != Sums::hoisted)
+    multiply_rows<T, FromX<Cell>, NV, MR, ACC, KU>(a, layer.x_panels + first * L * layer.I * FromX<Cell>::count, x,
+                                                   layer.I);
   multiply_rows<T, FromH<Cell>, NV, MR, ACC, KU>(a, layer.h_panels + first * L * layer.H * FromH<Cell>::count, h,
                                                  layer.H);
 
@@ -109,11 +117,40 @@ __attribute__((noinline)) void step_tile(const PackedLayer<Cell, T>& layer, cons
 // Below this many sequences a call sums K apart.
 constexpr int64_t few_rows = 3;
 
+// The input's product with the biases for a tile of rows: out[m] (slots·padded).
+template <class Cell, class T, int NV, int MR>
+__attribute__((noinline)) void input_tile(const PackedLayer<Cell, T>& layer, const T* const* x, T* const* out,
+                                          int64_t block) {
+  constexpr int L = lanes<T>, ACC = Cell::slots * NV;
+  const int64_t first = layer.blocks[block].begin, at = first * L * Cell::slots;
+  Vec<T> a[MR][ACC];
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < ACC; j++)
+      a[m][j] = load(layer.bias + at + j * L);
+  multiply_rows<T, FromX<Cell>, NV, MR, ACC>(a, layer.x_panels + first * L * layer.I * FromX<Cell>::count, x, layer.I);
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < ACC; j++)
+      store(out[m] + at + j * L, a[m][j]);
+}
+
+// The same for `count` rows and the blocks `mine`.
+template <class Cell, class T>
+PYRNN_FN void input_rows(const PackedLayer<Cell, T>& layer, const T* const* x, T* const* out, int64_t count,
+                         Range mine) {
+  constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
+  for (int64_t block = mine.begin; block < mine.end; block++)
+    with_constant<widest_block<Cell>>(int(layer.blocks[block].size()), [&](auto width) {
+      for_each_tile(count, most, [&](int64_t first, int n) {
+        with_constant<most>(n, [&](auto rows) {
+          input_tile<Cell, T, decltype(width)::value, decltype(rows)::value>(layer, x + first, out + first, block);
+        });
+      });
+    });
+}
+
 // Advances `count` rows through the blocks `mine`. `pass` counts the steps: every other one takes the blocks in
 // descending order, because what a step read last is what the cache still holds when the weights exceed it.
 template <class Cell, class T>
-PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine,
-                        bool apart, int64_t pass) {
+PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* rows, int64_t count, Range mine, Sums sums,
+                        int64_t pass) {
   static_assert(Cell::params == 0, "per-unit parameters are not read by the engine");
   constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
   for (int64_t i = 0; i < mine.size(); i++) {
@@ -121,9 +158,10 @@ PYRNN_FN void step_rows(const PackedLayer<Cell, T>& layer, const StepRow<T>* row
     const auto tile = [&](auto width, auto n, int64_t first) {
       constexpr int NV = decltype(width)::value, MR = decltype(n)::value;
       if constexpr (MR <= few_rows) {
-        if (apart) return step_tile<Cell, T, NV, MR, true>(layer, rows + first, block);
+        if (sums == Sums::apart) return step_tile<Cell, T, NV, MR, Sums::apart>(layer, rows + first, block);
+        if (sums == Sums::hoisted) return step_tile<Cell, T, NV, MR, Sums::hoisted>(layer, rows + first, block);
       }
-      step_tile<Cell, T, NV, MR, false>(layer, rows + first, block);
+      step_tile<Cell, T, NV, MR, Sums::together>(layer, rows + first, block);
     };
     with_constant<widest_block<Cell>>(int(layer.blocks[block].size()), [&](auto width) {
       for_each_tile(count, most,
