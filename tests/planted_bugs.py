@@ -2,7 +2,7 @@
 """Breaks the library on purpose, one line at a time, and expects the tests to notice.
 
 python tests/planted_bugs.py            every bug, about half a minute each on two cores
-python tests/planted_bugs.py --quick    three of them
+python tests/planted_bugs.py --quick    five of them
 """
 
 from __future__ import annotations
@@ -14,12 +14,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 COPIED = ("csrc", "pyrnn", "tests", "CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE")
 TESTS = ("test_minimal", "test_dual", "test_kernels", "test_semantics", "test_streams", "test_reference")
+ATTENTION = ("test_dual", "test_attention_kernels", "test_decoder_kernels", "test_attention_examples")
+ATTENTION += ("test_attention_semantics",)
 
 
 class Bug(NamedTuple):
@@ -30,6 +33,12 @@ class Bug(NamedTuple):
     old: str
     new: str
     quick: bool = False
+    tests: tuple[str, ...] = TESTS
+
+
+def attention_bug(name: str, file: str, old: str, new: str, quick: bool = False) -> Bug:
+    """A bug that the tests of attention and decoder are to notice."""
+    return Bug(name, file, old, new, quick, ATTENTION)
 
 
 BUGS = (
@@ -96,6 +105,131 @@ BUGS = (
         True,
     ),
     Bug("directions swapped", "pyrnn/stacking.py", "reverse=d == 1,", "reverse=d == 0 and D == 2,"),
+    attention_bug(
+        "a score's slope halved", "csrc/scores/additive.h", "slope_factor = 4;", "slope_factor = 2;"
+    ),
+    attention_bug(
+        "one form of the additive score for all",
+        "csrc/scores/additive.h",
+        "limit[] = {43, 353}",
+        "limit[] = {1e30, 1e300}",
+    ),
+    attention_bug(
+        "mask ignored",
+        "csrc/engine/attention_forward.h",
+        "w[j] = mask[j] ? w[j] * scale : masked_score<T>();",
+        "w[j] *= scale;",
+    ),
+    attention_bug(
+        "lengths of keys ignored",
+        "csrc/engine/attention.h",
+        "smaller(args.bounds[2 * row + 1], args.sizes.Tk)",
+        "args.sizes.Tk",
+    ),
+    attention_bug(
+        "causal off by one", "pyrnn/windows.py", "np.minimum(last, n + 1)", "np.minimum(last, n + 2)"
+    ),
+    attention_bug(
+        "sum of a softmax's gradient dropped",
+        "csrc/engine/align.h",
+        "w * (d - total)",
+        "w * d",
+        quick=True,
+    ),
+    attention_bug(
+        "mean of a sparsemax's gradient dropped",
+        "csrc/engine/align.h",
+        "? dp[j] - mean : T(0)",
+        "? dp[j] : T(0)",
+    ),
+    attention_bug(
+        "a monotonic alignment that goes on after it stopped",
+        "csrc/engine/align.h",
+        "    q -= weights[j];\n",
+        "",
+    ),
+    attention_bug(
+        "scale dropped in the backward", "csrc/engine/attention_backward.h", "d[j] *= T(args.scale);", ""
+    ),
+    attention_bug(
+        "the gradient of v of one sequence alone",
+        "csrc/engine/attention_backward.h",
+        "sum += from[b * stride + d];",
+        "sum = from[b * stride + d];",
+    ),
+    attention_bug(
+        "the gradient of values from one context alone",
+        "csrc/engine/attention_backward.h",
+        "return dcontext + i * s.Dv;",
+        "return dcontext + 0 * i;",
+    ),
+    attention_bug(
+        "a value without weight takes part",
+        "csrc/engine/attention.h",
+        "if (careful && weight == 0) continue;",
+        "",
+    ),
+    attention_bug(
+        "location filter turned round",
+        "csrc/engine/attention_history.h",
+        "out[j] += filter[u] * weights[j + shift];",
+        "out[j] += filter[width - 1 - u] * weights[j + shift];",
+    ),
+    attention_bug(
+        "location filter's gradient off by one",
+        "csrc/engine/attention_history.h",
+        "dfilter[u] += sum;",
+        "dfilter[(u + 1) % width] += sum;",
+    ),
+    attention_bug(
+        "coverage of the last weights alone",
+        "csrc/engine/attention_history.h",
+        "c[j] + before[j]",
+        "before[j]",
+    ),
+    attention_bug(
+        "coverage includes the current step in the backward",
+        "csrc/engine/attention_history.h",
+        "x[(count - 1) * Tk + j] = coverages[at * Tk + j];",
+        "x[(count - 1) * Tk + j] = coverages[at * Tk + j] + this->weights_before(b, i + 1)[j];",
+    ),
+    attention_bug(
+        "general weight transposed",
+        "pyrnn/scoring.py",
+        'return params["weight"].T, None',
+        'return params["weight"].reshape(params["weight"].T.shape), None',
+    ),
+    attention_bug(
+        "gradient of the general weight transposed",
+        "pyrnn/functional_decoder.py",
+        '{"weight": dquery.T}',
+        '{"weight": dquery.reshape(dquery.T.shape)}',
+    ),
+    attention_bug(
+        "initial feed ignored",
+        "csrc/engine/decoder_forward.h",
+        "return args.feed ? static_cast<const T*>(args.feed) + b * args.fed : nullptr;",
+        "return nullptr;",
+        quick=True,
+    ),
+    attention_bug(
+        "the query of the other step",
+        "csrc/engine/decoder_forward.h",
+        "state_row(b, previous() ? t : t + 1)",
+        "state_row(b, previous() ? t + 1 : t)",
+    ),
+    attention_bug(
+        "input feeding ignored in the backward",
+        "csrc/engine/decoder_backward.h",
+        "feeds && i < O; i++) d[i] += fed_gradient(b)[i];",
+        "feeds && i < O; i++) d[i] += 0 * fed_gradient(b)[i];",
+    ),
+    attention_bug(
+        "what a step read gives no context a gradient",
+        "csrc/engine/decoder_backward.h",
+        "dcontext_row(b, t)[i] += fed_gradient(b)[i];",
+        "dcontext_row(b, t)[i] += 0 * fed_gradient(b)[i];",
+    ),
 )
 
 
@@ -113,6 +247,9 @@ class Copy:
                 )
             else:
                 shutil.copy2(source, self.tree / name)
+        # Each bug is compiled for a few seconds of tests: what takes long is the optimiser.
+        lists = self.tree / "CMakeLists.txt"
+        lists.write_text(lists.read_text(encoding="utf-8").replace("-O3", "-O1"), encoding="utf-8")
         self.site = folder / "site"
         self.environment = {**os.environ, "PYTHONPATH": str(self.site), "PYTHONDONTWRITEBYTECODE": "1"}
         self.environment.pop("PYRNN_ISA", None)
@@ -135,9 +272,9 @@ class Copy:
                 f"the tests would import {found.strip()}: run this where pyrnn is not editable"
             )
 
-    def failing_test(self) -> str | None:
-        """The first test that fails, if one does."""
-        tests = [f"tests/{name}.py" for name in TESTS]
+    def failing_test(self, names: Iterable[str]) -> str | None:
+        """The first test of these files that fails, if one does."""
+        tests = [f"tests/{name}.py" for name in names]
         command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
         process = subprocess.run(
             command,
@@ -179,20 +316,20 @@ def plant(copy: Copy, bug: Bug) -> str | None:
     path.write_text(text.replace(bug.old, bug.new), encoding="utf-8")
     try:
         copy.install()
-        return copy.failing_test()
+        return copy.failing_test(bug.tests)
     finally:
         path.write_text(text, encoding="utf-8")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="three bugs")
+    parser.add_argument("--quick", action="store_true", help="five bugs")
     quick = parser.parse_args().quick
     bugs = [bug for bug in BUGS if bug.quick or not quick]
     with tempfile.TemporaryDirectory() as folder:
         copy = Copy(Path(folder))
         copy.install()
-        failing = copy.failing_test()
+        failing = copy.failing_test(dict.fromkeys(name for bug in bugs for name in bug.tests))
         if failing:
             print(f"without any bug: {failing} fails")
             return 1

@@ -70,8 +70,8 @@ def test_float64(case):
 
 @EVERY_CASE
 def test_float32(case):
-    problem = problem_of_sizes(case, 1, dtype=np.float32)
-    actual, expected = problem.run(functional), exact(problem, case, 1).run(reference)
+    problem = problem_of_sizes(case, 7, dtype=np.float32)
+    actual, expected = problem.run(functional), exact(problem, case, 7).run(reference)
     outputs = {name for name in actual if not name.startswith("d")}
     assert_float32(actual, expected, problem.T, outputs)
 
@@ -112,3 +112,55 @@ def test_both_forms_of_the_additive_score(magnitude, query, dtype):
         assert_float64(actual, expected)
     else:
         assert_float32(actual, expected, problem.T, {name for name in actual if not name.startswith("d")})
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+@pytest.mark.parametrize("query", ["current", "previous"])
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("module", [functional, reference], ids=["kernels", "reference"])
+@pytest.mark.parametrize("kind", SCORES)
+def test_what_is_not_attended_to_has_no_influence(kind, module, cell, query, poison):
+    """Memory behind the lengths, masked by all steps, and of a row without any; gradients of its weights."""
+    problem = DecoderProblem(kind, cell, B=4, T=3, Tk=9, H=9, M=7, A=8, layer=None, query=query, mask="bool")
+    mask, lengths = problem.options["mask"], np.array([9, 0, 1, 6])
+    mask[:, :, 4] = False
+    mask[3, 1] = False  # a step without any key in the midst of others
+    problem.options["memory_lengths"] = lengths
+    clean = problem.run(module)
+    idle = (np.arange(9) >= lengths[:, None]) | ~mask.any(1)
+    pairs = ~mask | (np.arange(9) >= lengths[:, None, None])
+    assert idle[1].all() and not idle[0].all()
+    problem.inputs["memory"][idle] = poison
+    problem.incoming["weights"][pairs] = poison
+    poisoned = problem.run(module)
+    for name, value in clean.items():
+        assert np.array_equal(poisoned[name], value), name
+    assert not poisoned["weights"][pairs].any()
+    assert not poisoned["dmemory"][idle].any()
+    contexts = poisoned["outputs"][:, :, : problem.M]
+    assert not contexts[1].any() and not contexts[3, 1].any()
+    assert all(np.isfinite(a).all() for a in poisoned.values())
+
+
+@pytest.mark.parametrize("query", ["current", "previous"])
+@pytest.mark.parametrize("layer", [None, 5])
+@pytest.mark.parametrize("kind", SCORES)
+def test_a_memory_of_no_length_is_that_of_zeros(kind, layer, query):
+    """The cell goes on with contexts of zeros; the score's parameters have no gradient."""
+    problem = DecoderProblem(kind, "gru", T=4, layer=layer, query=query)
+    problem.options["memory_lengths"] = np.zeros(problem.B, int)
+    problem.inputs["memory"][...] = np.nan
+    empty = problem.run(functional)
+    none = DecoderProblem(kind, "gru", T=4, layer=layer, query=query, Tk=0)
+    for name in ("x", "state[0]", "feed", *(n for n in problem.inputs if n.startswith("params."))):
+        if name in problem.inputs:
+            none.inputs[name] = problem.inputs[name]
+    none.incoming["outputs"], none.incoming["state[0]"] = (
+        problem.incoming[n] for n in ("outputs", "state[0]")
+    )
+    expected = none.run(functional)
+    for name, value in empty.items():
+        if name.startswith("dattention.") or name in ("weights", "dmemory"):
+            assert not value.any(), name
+        elif name not in ("dprevious", "dcoverage"):
+            assert np.array_equal(value, expected[name]), name

@@ -225,7 +225,8 @@ struct AttentionBackward : PairGradients<Score, T> {
       const T* key = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
       const T* k_size = static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin;
       weighted_sum<T>(
-          keys.size(), [&](int64_t j) { return Score::unit_rows ? gradient[j] * k_size[j] : gradient[j]; },
+          keys.size(),
+          [&](int64_t j) { return Score::unit_rows && gradient[j] != 0 ? gradient[j] * k_size[j] : gradient[j]; },
           [&](int64_t j) { return key + j * s.D; }, s.D, dquery);
       if (Score::unit_rows) this->unit_row(query, static_cast<const T*>(args.query_size)[at], dquery);
     } else {
