@@ -87,8 +87,8 @@ template <class Cell, class T, class P>
 constexpr CellKernels cell_kernels() {
   return {forward_memory<Cell, T, P>,
           forward<Cell, T, P>,
-          backward_workspace<Cell, T>,
-          backward<Cell, T>,
+          backward_workspace<Cell, T, typename P::Backward>,
+          backward<Cell, T, typename P::Backward>,
           stream_pack_bytes<Cell, T, P>,
           stream_state_bytes<Cell, T, P>,
           stream_scratch_bytes<Cell, T, P>,

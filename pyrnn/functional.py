@@ -95,8 +95,8 @@ def sequence_forward(
     out : array, optional
         Where to write y; it must share no memory with what is read.
     compute_dtype : {None, "bfloat16"}
-        "bfloat16": the forward's products round the weights to bfloat16, with AVX512-BF16 also x and h;
-        sums, states, outputs and the backward stay float32, which the arrays must be.
+        "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
+        the weights; sums, states, outputs and gradients stay float32, which the arrays must be.
 
     Returns
     -------

@@ -39,8 +39,8 @@ class Recurrent:
     proj_size, layer_norm, zoneout, recurrent_dropout
         Not implemented yet; only the defaults are accepted.
     compute_dtype : {None, "bfloat16"}
-        "bfloat16": the forward's products round the weights to bfloat16, with AVX512-BF16 also x and h;
-        sums, states, outputs and the backward stay float32.
+        "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
+        the weights; sums, states, outputs and gradients stay float32.
     dtype : {"float32", "float64"}
         Of the parameters and of everything computed.
     device : {"cpu"}

@@ -67,18 +67,16 @@ PYRNN_FN void multiply_rows(V (&a)[MR][ACC], const typename P::Number* panel, co
   }
 }
 
-// a[m][j] += sum over k of x[k·stride + m] · panel[k][j]: the product with a transposed left side.
-template <class T, int NV, int MR>
-PYRNN_FN void multiply_columns(Vec<T> (&a)[MR][NV], const T* panel, const T* x, int64_t stride, int64_t K) {
-  constexpr int L = lanes<T>;
-  for (int64_t k = 0; k < K; k++, panel += NV * L, x += stride) {
-    Vec<T> b[MR];
-    PYRNN_UNROLL for (int m = 0; m < MR; m++) b[m] = broadcast(x[m]);
-    PYRNN_UNROLL for (int v = 0; v < NV; v++) {
-      const Vec<T> w = load(panel + v * L);
-      PYRNN_UNROLL for (int m = 0; m < MR; m++) a[m][v] += b[m] * w;
+// a[m][j] += sum over the K elements of x[k·stride + m] · panel[k][j]: the product with a transposed left side.
+template <class P, int NV, int MR, class V>
+PYRNN_FN void multiply_columns(V (&a)[MR][NV], const typename P::Number* panel, const typename P::Factor* x,
+                               int64_t stride, int64_t K) {
+  using Number = typename P::Number;
+  constexpr int L = lanes<Number>;
+  for (int64_t k = 0; k < K; k++, panel += NV * L, x += stride) PYRNN_UNROLL for (int v = 0; v < NV; v++) {
+      const Vec<Number> w = load(panel + v * L);
+      PYRNN_UNROLL for (int m = 0; m < MR; m++) P::add(a[m][v], x[m], w);
     }
-  }
 }
 
 template <int N>

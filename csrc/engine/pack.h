@@ -69,17 +69,32 @@ void pack_bias(const T* bias_ih, const T* bias_hh, const Blocks& blocks, Range m
   add(bias_hh, Cell::from_h, int(sizeof(Cell::from_h) / sizeof(int)));
 }
 
-// Copies row(k), `blocks.units` numbers, for k in `rows`, into panels [block][k of K][units of the block].
-template <class T, class Row>
-PYRNN_FN void pack_rows(Range rows, int64_t K, const Blocks& blocks, T* pack, const Row& row) {
+// The rows of numbers that element k is made of: rows k, or 2k and 2k + 1, the second null where there is none.
+template <class T>
+struct RowPair {
+  const T *first, *second;
+};
+template <class P, class T, class Row>
+PYRNN_FN RowPair<T> row_pair(const Row& row, int64_t k, int64_t rows) {
+  if (!P::pairs) return {row(k), nullptr};
+  return {row(2 * k), 2 * k + 1 < rows ? row(2 * k + 1) : nullptr};
+}
+
+// Puts elements k of `mine`, made of the rows pair(k) of `blocks.units` numbers, into panels [block][k of K][units of
+// the block].
+template <class P, class T, class Pair>
+PYRNN_FN void pack_rows(Range mine, int64_t K, const Blocks& blocks, typename P::Number* pack, const Pair& pair) {
   constexpr int L = lanes<T>;
-  for (int64_t k = rows.begin; k < rows.end; k++) {
-    const T* source = row(k);
+  for (int64_t k = mine.begin; k < mine.end; k++) {
+    const RowPair<T> from = pair(k);
     for (int64_t b = 0; b < blocks.count; b++) {
       const Range v = blocks[b];
-      T* panel = pack + panel_offset<T>(blocks, b, K, 1) + k * v.size() * L;
-      for (int64_t i = v.begin; i < v.end; i++)
-        store(panel + (i - v.begin) * L, load_tail(source + i * L, blocks.units - i * L));
+      typename P::Number* panel = pack + panel_offset<T>(blocks, b, K, 1) + k * v.size() * L;
+      for (int64_t i = v.begin; i < v.end; i++) {
+        const int64_t n = blocks.units - i * L;
+        store(panel + (i - v.begin) * L,
+              P::join(load_tail(from.first + i * L, n), from.second ? load_tail(from.second + i * L, n) : Vec<T>{}));
+      }
     }
   }
 }

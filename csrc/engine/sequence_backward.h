@@ -15,35 +15,40 @@ inline namespace PYRNN_ISA_NAMESPACE {
 template <class T>
 constexpr int column_block = 256 / int(sizeof(T));
 
-template <class T>
+// `width` elements make up column_block units.
+template <class T, class Element = T, int width = column_block<T>>
 struct SlotGradients {
-  T* data;
+  Element* data;
   int64_t column_blocks, capacity;
-  PYRNN_FN T* block(int slot, int64_t column) const {
-    return data + (slot * column_blocks + column) * capacity * column_block<T>;
+  PYRNN_FN Element* block(int slot, int64_t column) const {
+    return data + (slot * column_blocks + column) * capacity * width;
   }
-  PYRNN_FN T* at(int slot, int64_t unit, int64_t entry) const {
-    return block(slot, unit / column_block<T>) + entry * column_block<T> + unit % column_block<T>;
+  PYRNN_FN Element* at(int slot, int64_t unit, int64_t entry) const {
+    return block(slot, unit / column_block<T>) + entry * width + unit % column_block<T> * width / column_block<T>;
   }
+  size_t size(int slots) const { return size_t(slots * column_blocks * capacity * width); }
 };
+template <class T, class P>
+using RowGradients = SlotGradients<T, typename P::Factor, column_block<T> / (P::pairs ? 2 : 1)>;
 
 // A tile of out[m][j] = initial + sum over slots and units of dG[entry m][slot][unit] · panel[slot, unit][j].
-// `panel` holds the slots' rows one after the other, H each. Only `slots` .. of Slots, those of `part`, are summed.
-template <class T, class Slots, int NV, int MR>
-__attribute__((noinline)) void gradient_tile(const SlotGradients<T>& dg, Range slots, int64_t H, const T* panel,
-                                             const int64_t* entry, T* const* out, int64_t columns, bool add) {
-  constexpr int L = lanes<T>, C = column_block<T>;
+// `panel` holds the slots' rows one after the other. Only `slots` .. of Slots, those of `part`, are summed.
+template <class T, class P, class Slots, int NV, int MR>
+__attribute__((noinline)) void gradient_tile(const RowGradients<T, P>& dg, Range slots, int64_t H,
+                                             const typename P::Number* panel, const int64_t* entry, T* const* out,
+                                             int64_t columns, bool add) {
+  constexpr int L = lanes<T>, C = column_block<T>, width = C / (P::pairs ? 2 : 1);
   Vec<T> a[MR][NV] = {};
   if (add)
     PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
         a[m][v] = load_tail(out[m] + v * L, columns - v * L);
   for (int64_t s = slots.begin; s < slots.end; s++)
     for (int64_t column = 0; column * C < H; column++) {
-      const T* row[MR];
-      const T* block = dg.block(Slots::at(int(s)), column);
-      PYRNN_UNROLL for (int m = 0; m < MR; m++) row[m] = block + entry[m] * C;
-      const int64_t K = smaller(C, H - column * C);
-      multiply_rows<Plain<T>, OneSlot, NV, MR, NV>(a, panel, row, K);
+      const typename P::Factor* row[MR];
+      const typename P::Factor* block = dg.block(Slots::at(int(s)), column);
+      PYRNN_UNROLL for (int m = 0; m < MR; m++) row[m] = block + entry[m] * width;
+      const int64_t K = P::length(smaller(C, H - column * C));
+      multiply_rows<P, OneSlot, NV, MR, NV>(a, panel, row, K);
       panel += K * NV * L;
     }
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
@@ -51,15 +56,16 @@ __attribute__((noinline)) void gradient_tile(const SlotGradients<T>& dg, Range s
 }
 
 // out[m][j] (+)= sum over the chunk's entries of dG[entry][unit m] · panel[entry][j].
-template <class T, int NV, int MR>
-__attribute__((noinline)) void weight_tile(const T* dg, int64_t entries, const T* panel, T* out, int64_t stride,
-                                           int64_t columns, bool add) {
+template <class T, class P, int NV, int MR>
+__attribute__((noinline)) void weight_tile(const typename P::Factor* dg, int64_t elements,
+                                           const typename P::Number* panel, T* out, int64_t stride, int64_t columns,
+                                           bool add) {
   constexpr int L = lanes<T>;
   Vec<T> a[MR][NV] = {};
   if (add)
     PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
         a[m][v] = load_tail(out + m * stride + v * L, columns - v * L);
-  multiply_columns<T, NV, MR>(a, panel, dg, column_block<T>, entries);
+  multiply_columns<P, NV, MR>(a, panel, dg, column_block<T>, elements);
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++)
       store_tail(out + m * stride + v * L, a[m][v], columns - v * L);
 }
@@ -69,23 +75,27 @@ constexpr int gradient_rows = tile_rows(widest_panel);
 // Slots of a panel that are summed in one pass: as many as leave room in L2 for the rows.
 constexpr int64_t panel_bytes = 384 << 10;
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 struct Backward {
+  using Number = typename P::Number;
+  using Factor = typename P::Factor;
   const BackwardArgs& args;
   int64_t I, H, padded, capacity;
   Blocks units, inputs;
   Grid grid;
   int threads;
 
-  T *h_packs, *x_packs;       // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block], in copies
-  T *x_panels, *h_panels;     // the chunk's x and previous h: [block][entry][vectors of the block]
-  T *ds, *ds_initial;         // (states, B, padded): gradient of the current state; of the initial one, from resets
-  T* bias;                    // (slots, padded)
+  Number *h_packs, *x_packs;  // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block], in copies
+  Number *x_panels, *h_panels;  // the chunk's x and previous h: [block][entry][vectors of the block]
+  T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
+  T* bias;  // (slots, padded)
   SlotGradients<T> dg;
+  RowGradients<T, P> dg_rows;  // dG as the sweep and dx read it
+  PerThread<Factor> dg_columns{};  // (capacity, column_block): one column block as the weights' gradients read it
   Barrier* barriers;
-  PerThread<int32_t> entries; // (max_rows)
-  PerThread<int64_t> local;   // (capacity): entries, counted from the chunk's first
-  PerThread<T*> rows;         // (capacity): the rows that a product writes
+  PerThread<int32_t> entries;  // (max_rows)
+  PerThread<int64_t> local;  // (capacity): entries, counted from the chunk's first
+  PerThread<T*> rows;  // (capacity): the rows that a product writes
 
   Backward(const BackwardArgs& args, int threads)
       : args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)), capacity(chunk_capacity()),
@@ -99,16 +109,21 @@ struct Backward {
 
   size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
-    h_packs = memory.take<T>(h_pack_size() * pack_copies(h_pack_size() * sizeof(T), threads));
-    x_packs = memory.take<T>(x_pack_size() * pack_copies(x_pack_size() * sizeof(T), threads));
-    x_panels = memory.take<T>(capacity * inputs.vectors * lanes<T>);
-    h_panels = memory.take<T>(capacity * units.vectors * lanes<T>);
+    h_packs = memory.take<Number>(h_pack_size() * pack_copies(h_pack_size() * sizeof(Number), threads));
+    x_packs = memory.take<Number>(x_pack_size() * pack_copies(x_pack_size() * sizeof(Number), threads));
+    x_panels = memory.take<Number>(P::length(capacity) * inputs.vectors * lanes<T>);
+    h_panels = memory.take<Number>(P::length(capacity) * units.vectors * lanes<T>);
     ds = memory.take<T>(Cell::states * args.sizes.B * padded);
     ds_initial = memory.take<T>(Cell::states * args.sizes.B * padded);
     bias = memory.take<T>(Cell::slots * padded);
     dg.column_blocks = ceil_div(H, column_block<T>);
     dg.capacity = capacity;
-    dg.data = memory.take<T>(Cell::slots * dg.column_blocks * capacity * column_block<T>);
+    dg.data = memory.take<T>(int64_t(dg.size(Cell::slots)));
+    dg_rows = {reinterpret_cast<Factor*>(dg.data), dg.column_blocks, capacity};
+    if (P::prepared) {
+      dg_rows.data = memory.take<Factor>(int64_t(dg_rows.size(Cell::slots)));
+      dg_columns = memory.take_per_thread<Factor>(threads, P::length(capacity) * column_block<T>);
+    }
     barriers = memory.take<Barrier>(threads + 1);
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     local = memory.take_per_thread<int64_t>(threads, capacity);
@@ -116,15 +131,15 @@ struct Backward {
     return memory.used;
   }
 
-  PYRNN_FN int64_t h_pack_size() const { return FromH<Cell>::count * H * units.vectors * lanes<T>; }
-  PYRNN_FN int64_t x_pack_size() const { return FromX<Cell>::count * H * inputs.vectors * lanes<T>; }
-  PYRNN_FN T* h_weights(int thread) const {
-    return h_packs + (pack_copies(h_pack_size() * sizeof(T), grid.row_groups) == 1
+  PYRNN_FN int64_t h_pack_size() const { return FromH<Cell>::count * P::length(H) * units.vectors * lanes<T>; }
+  PYRNN_FN int64_t x_pack_size() const { return FromX<Cell>::count * P::length(H) * inputs.vectors * lanes<T>; }
+  PYRNN_FN Number* h_weights(int thread) const {
+    return h_packs + (pack_copies(h_pack_size() * sizeof(Number), grid.row_groups) == 1
                           ? 0
                           : thread / grid.unit_groups * h_pack_size());
   }
-  PYRNN_FN T* x_weights(int thread) const {
-    return x_packs + (pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? 0 : thread * x_pack_size());
+  PYRNN_FN Number* x_weights(int thread) const {
+    return x_packs + (pack_copies(x_pack_size() * sizeof(Number), threads) == 1 ? 0 : thread * x_pack_size());
   }
 
   PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
@@ -132,20 +147,28 @@ struct Backward {
     return static_cast<const T*>(args.states) + row * Cell::states * padded;
   }
 
+  // Elements `mine` of the slots' rows of a weight, H rows each.
+  void pack_weights(const T* weight, Range mine, int64_t elements, const Blocks& blocks, Number* pack) const {
+    pack_rows<P, T>(mine, elements, blocks, pack, [&](int64_t k) {
+      const T* slot = weight + k / P::length(H) * H * blocks.units;
+      return row_pair<P, T>([&](int64_t row) { return slot + row * blocks.units; }, k % P::length(H), H);
+    });
+  }
+
   void prepare(int thread) const {
     const int64_t B = args.sizes.B;
-    const T* hh = static_cast<const T*>(args.weight_hh);
-    const T* ih = static_cast<const T*>(args.weight_ih);
-    const int64_t h_rows = FromH<Cell>::count * H, x_rows = FromX<Cell>::count * H;
+    const int64_t h_rows = FromH<Cell>::count * P::length(H), x_rows = FromX<Cell>::count * P::length(H);
     if (thread < grid.threads())
-      pack_rows<T>(pack_copies(h_pack_size() * sizeof(T), grid.row_groups) == 1
+      pack_weights(static_cast<const T*>(args.weight_hh),
+                   pack_copies(h_pack_size() * sizeof(Number), grid.row_groups) == 1
                        ? part(h_rows, thread, grid.threads())
                        : part(h_rows, thread % grid.unit_groups, grid.unit_groups),
-                   h_rows, units, h_weights(thread), [&](int64_t k) { return hh + k * H; });
+                   h_rows, units, h_weights(thread));
     if (args.dx.data)
-      pack_rows<T>(
-          pack_copies(x_pack_size() * sizeof(T), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
-          x_rows, inputs, x_weights(thread), [&](int64_t k) { return ih + k * I; });
+      pack_weights(
+          static_cast<const T*>(args.weight_ih),
+          pack_copies(x_pack_size() * sizeof(Number), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
+          x_rows, inputs, x_weights(thread));
     const Range mine = part(B, thread, threads);
     for (int s = 0; s < Cell::states; s++)
       for (int64_t b = mine.begin; b < mine.end; b++) {
@@ -177,7 +200,10 @@ struct Backward {
         if (dy) d[0] += load_tail(dy + unit, H - unit);
         Cell::backward(save, state, static_cast<const Vec<T>*>(nullptr), d, da, static_cast<Vec<T>*>(nullptr));
         PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(ds_row(i, b) + unit, d[i]);
-        PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) store(dg.at(i, unit, e - first), da[i]);
+        PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) {
+          store(dg.at(i, unit, e - first), da[i]);
+          if constexpr (P::prepared) P::store_half(dg_rows.at(i, unit, e - first), da[i]);
+        }
       }
     }
   }
@@ -185,13 +211,13 @@ struct Backward {
   // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
   template <class Slots>
   PYRNN_FN void gradient_rows_product(const int64_t* local, T* const* out, int64_t count, const Blocks& blocks,
-                                      Range mine, const T* weights, bool add) const {
+                                      Range mine, const Number* weights, bool add) const {
     constexpr int L = lanes<T>;
     for (int64_t block = mine.begin; block < mine.end; block++) {
       const Range v = blocks[block];
-      const T* panel = weights + panel_offset<T>(blocks, block, Slots::count * H, 1);
-      const int64_t slot_size = H * v.size() * L;
-      const int64_t together = larger(1, panel_bytes / (slot_size * int64_t(sizeof(T))));
+      const Number* panel = weights + panel_offset<T>(blocks, block, Slots::count * P::length(H), 1);
+      const int64_t slot_size = P::length(H) * v.size() * L;
+      const int64_t together = larger(1, panel_bytes / (slot_size * int64_t(sizeof(Number))));
       for (int64_t s = 0; s < Slots::count; s += together) {
         const Range slots{s, smaller(Slots::count, s + together)};
         with_constant<widest_panel>(int(v.size()), [&](auto width) {
@@ -200,8 +226,9 @@ struct Backward {
               constexpr int MR = decltype(n)::value;
               T* to[MR];
               for (int m = 0; m < MR; m++) to[m] = out[first + m] + v.begin * L;
-              gradient_tile<T, Slots, decltype(width)::value, MR>(dg, slots, H, panel + s * slot_size, local + first,
-                                                                  to, blocks.units - v.begin * L, add || s > 0);
+              gradient_tile<T, P, Slots, decltype(width)::value, MR>(dg_rows, slots, H, panel + s * slot_size,
+                                                                     local + first, to, blocks.units - v.begin * L,
+                                                                     add || s > 0);
             });
           });
         });
@@ -255,23 +282,41 @@ struct Backward {
     }
   }
 
+  // dG of `size` units of one column block and all entries, element by element `column_block` apart.
+  PYRNN_FN const Factor* columns(int thread, int slot, int64_t unit, int64_t size, int64_t count) const {
+    const T* from = dg.at(slot, unit, 0);
+    if constexpr (!P::prepared) {
+      return from;
+    } else {
+      constexpr int L = lanes<T>, C = column_block<T>;
+      const int64_t begin = unit % C / L * L, end = round_up(unit % C + size, L);
+      Factor* out = dg_columns[thread];
+      from -= unit % C;
+      for (int64_t k = 0; k < P::length(count); k++, from += 2 * C)
+        for (int64_t c = begin; c < end; c += L)
+          store(out + k * C + c, P::join(load(from + c), 2 * k + 1 < count ? load(from + C + c) : Vec<T>{}));
+      return out + unit % C;
+    }
+  }
+
   // dweight rows [mine) of Slots::count·H: += dGᵀ · panels, for the entries of a chunk.
   template <class Slots>
-  PYRNN_FN void weight_product(Range mine, int64_t count, const Blocks& blocks, const T* panels, T* dweight,
-                               bool add) const {
+  PYRNN_FN void weight_product(int thread, Range mine, int64_t count, const Blocks& blocks, const Number* panels,
+                               T* dweight, bool add) const {
     constexpr int L = lanes<T>, C = column_block<T>;
     for (int64_t row = mine.begin; row < mine.end;) {
       const int64_t unit = row % H;
       const int slot = Slots::at(int(row / H));
       const int64_t size = smaller(mine.end - row, smaller(H - unit, C - unit % C));
+      const Factor* column = columns(thread, slot, unit, size, count);
       for (int64_t block = 0; block < blocks.count; block++) {
         const Range v = blocks[block];
-        const T* panel = panels + panel_offset<T>(blocks, block, capacity, 1);
+        const Number* panel = panels + panel_offset<T>(blocks, block, P::length(capacity), 1);
         with_constant<widest_panel>(int(v.size()), [&](auto width) {
           for_each_tile(size, gradient_rows, [&](int64_t first, int n) {
             with_constant<gradient_rows>(n, [&](auto n) {
-              weight_tile<T, decltype(width)::value, decltype(n)::value>(
-                  dg.at(slot, unit + first, 0), count, panel, dweight + (row + first) * blocks.units + v.begin * L,
+              weight_tile<T, P, decltype(width)::value, decltype(n)::value>(
+                  column + first, P::length(count), panel, dweight + (row + first) * blocks.units + v.begin * L,
                   blocks.units, blocks.units - v.begin * L, add);
             });
           });
@@ -306,9 +351,9 @@ struct Backward {
       gradient_rows_product<FromX<Cell>>(list, out, mine.size(), inputs, {0, inputs.count}, x_weights(thread),
                                          args.dx_accumulate != 0);
     }
-    weight_product<FromX<Cell>>(part(FromX<Cell>::count * H, thread, threads), count, inputs, x_panels,
+    weight_product<FromX<Cell>>(thread, part(FromX<Cell>::count * H, thread, threads), count, inputs, x_panels,
                                 static_cast<T*>(args.dweight_ih), !first_chunk);
-    weight_product<FromH<Cell>>(part(FromH<Cell>::count * H, thread, threads), count, units, h_panels,
+    weight_product<FromH<Cell>>(thread, part(FromH<Cell>::count * H, thread, threads), count, units, h_panels,
                                 static_cast<T*>(args.dweight_hh), !first_chunk);
     bias_sums(part(units.vectors, thread, threads), count);
   }
@@ -317,11 +362,15 @@ struct Backward {
   void gather(int thread, int64_t begin, int64_t end) const {
     const Schedule& schedule = args.schedule;
     const int64_t first = schedule.offset[begin];
-    const Range mine = part(schedule.offset[end] - first, thread, threads);
-    pack_rows<T>(mine, capacity, inputs, x_panels,
-                 [&](int64_t k) { return element<T>(args.x, schedule.time[first + k], schedule.batch[first + k]); });
-    pack_rows<T>(mine, capacity, padded_blocks(), h_panels,
-                 [&](int64_t k) { return state_row(schedule.source[first + k]); });
+    const int64_t count = schedule.offset[end] - first, elements = P::length(capacity);
+    const Range mine = part(P::length(count), thread, threads);
+    pack_rows<P, T>(mine, elements, inputs, x_panels, [&](int64_t k) {
+      return row_pair<P, T>(
+          [&](int64_t e) { return element<T>(args.x, schedule.time[first + e], schedule.batch[first + e]); }, k, count);
+    });
+    pack_rows<P, T>(mine, elements, padded_blocks(), h_panels, [&](int64_t k) {
+      return row_pair<P, T>([&](int64_t e) { return state_row(schedule.source[first + e]); }, k, count);
+    });
   }
 
   void work(int thread) const {
@@ -360,9 +409,9 @@ struct Backward {
   }
 };
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 StepCost backward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
-  const double products = double(FromH<Cell>::count * sizes.H);
+  const double products = double(FromH<Cell>::count * P::length(sizes.H));
   const int64_t vectors = ceil_div(sizes.H, lanes<T>);
   return {schedule.steps,
           schedule.max_rows,
@@ -375,27 +424,27 @@ StepCost backward_cost(const Sizes& sizes, const Schedule& schedule, double star
           start};
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 size_t backward_workspace(const Sizes& sizes, const Schedule& schedule, int threads) {
   BackwardArgs args{};
   args.sizes = sizes;
   args.schedule = schedule;
-  return Backward<Cell, T>(args, threads).carve(nullptr);
+  return Backward<Cell, T, P>(args, threads).carve(nullptr);
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class P>
 void backward(const BackwardArgs& args, int threads) {
-  const StepCost cost = backward_cost<Cell, T>(args.sizes, args.schedule, start_cycles());
+  const StepCost cost = backward_cost<Cell, T, P>(args.sizes, args.schedule, start_cycles());
   // The products outside the loop are worth every thread once they take some times as long as waking it. They do two
   // multiply-adds for each entry and weight, of which a core does two vectors a cycle.
   const double cycles = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) *
                         double(args.sizes.I + args.sizes.H) / lanes<T>;
   Team team(cycles > 4 * cost.start ? threads : choose_grid(cost, threads).threads());
-  Backward<Cell, T> call(args, team.size());
+  Backward<Cell, T, P> call(args, team.size());
   call.grid = choose_grid(cost, team.size());
   call.carve(args.workspace);
   for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
-  team.run([](void* context, int thread, int) { static_cast<Backward<Cell, T>*>(context)->work(thread); }, &call);
+  team.run([](void* context, int thread, int) { static_cast<Backward<Cell, T, P>*>(context)->work(thread); }, &call);
   call.finish();
   note_call();
 }

@@ -26,6 +26,7 @@ class Saved(NamedTuple):
     restart: Array  # bool (T, B, 1)
     to_initial: bool
     steps: range  # in the order of the forward
+    rounded: Any  # what the products do to both sides
 
     def saved(self) -> Array:
         """What the cell saved at every step, (T, B, saved, H)."""
@@ -53,10 +54,10 @@ def forward(
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
-    With compute_dtype="bfloat16" the products round both sides, and the backward takes them as they were.
+    With compute_dtype="bfloat16" the products round both sides, here and in the backward.
     """
     kind = registry[cell]
-    weights, rounded = (weight_ih, weight_hh), bfloat16 if compute_dtype else np.asarray
+    rounded = bfloat16 if compute_dtype else np.asarray
     weight_ih, weight_hh = rounded(weight_ih), rounded(weight_hh)
     (T, B, _), H, x_slots, h_slots = x.shape, weight_hh.shape[1], list(kind.from_x), list(kind.from_h)
     active = active_steps(T, B, lengths, mask)
@@ -79,7 +80,10 @@ def forward(
         y[t] = np.where(active[t], s[0], 0)
     for out, value in zip(state_out, s, strict=True):
         out[...] = value
-    return Saved(kind, x, started, kept, weights, active, restart, reset_to_initial, steps) if save else None
+    if not save:
+        return None
+    weights = (weight_ih, weight_hh)
+    return Saved(kind, x, started, kept, weights, active, restart, reset_to_initial, steps, rounded)
 
 
 def backward(
@@ -96,6 +100,7 @@ def backward(
 ) -> None:
     """Write the gradients of what `forward` read; dx is added to when `dx_accumulate`."""
     kind, (weight_ih, weight_hh), active, restart = saved.cell, saved.weights, saved.active, saved.restart
+    rounded = saved.rounded
     T, S, B, H = saved.state.shape
     da = np.zeros((T, kind.slots, B, H), saved.x.dtype)
     ds = np.zeros((S, B, H), saved.x.dtype) if dstate is None else np.stack(dstate)
@@ -106,7 +111,7 @@ def backward(
         ds_new[0] += dh[t]
         da[t], ds_old, _ = kind.backward(saved.save[t], saved.state[t], (), ds_new)
         ds_old = np.stack(ds_old)
-        ds_old[0] += join(da[t, list(kind.from_h)]) @ weight_hh
+        ds_old[0] += rounded(join(da[t, list(kind.from_h)])) @ weight_hh
         ds = np.where(active[t], ds_old, ds)
         dinitial += np.where(restart[t], ds, 0)
         ds = np.where(restart[t], 0, ds)
@@ -115,14 +120,14 @@ def backward(
 
     # The weight gradients need no recurrence: one product over all steps and rows.
     da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
-    dweight_ih[...] = np.tensordot(da_x, saved.x, ((0, 1), (0, 1)))
-    dweight_hh[...] = np.tensordot(da_h, saved.state[:, 0], ((0, 1), (0, 1)))
+    dweight_ih[...] = np.tensordot(rounded(da_x), rounded(saved.x), ((0, 1), (0, 1)))
+    dweight_hh[...] = np.tensordot(rounded(da_h), rounded(saved.state[:, 0]), ((0, 1), (0, 1)))
     if dbias_ih is not None:
         dbias_ih[...] = da_x.sum((0, 1))
     if dbias_hh is not None:
         dbias_hh[...] = da_h.sum((0, 1))
     if dx is not None:
-        dx[...] = da_x @ weight_ih + (dx if dx_accumulate else 0)
+        dx[...] = rounded(da_x) @ weight_ih + (dx if dx_accumulate else 0)
 
 
 def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> Array:
