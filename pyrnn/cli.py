@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `pyrnn charlm`, `pyrnn charlm sample`, `pyrnn translate`, `pyrnn check`.
+"""The command line: `pyrnn info`, `check`, `charlm`, `charlm sample`, `translate` and `captions`.
 
 Every command imports what it needs when it runs.
 """
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pyrnn.cli_captions import add_captions
 from pyrnn.cli_options import add_config, given
 from pyrnn.cli_translate import add_translate
 from pyrnn.examples.config import Config
@@ -106,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     sample.add_argument("--seed", metavar="N", type=int, help="of the draws; default: another each time")
 
     add_translate(commands)
+    add_captions(commands)
     return top
 
 

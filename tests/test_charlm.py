@@ -16,7 +16,7 @@ from pyrnn.examples.charmodel import CharModel, cross_entropy, scatter_rows
 from pyrnn.examples.checkpoint import Checkpoint
 from pyrnn.examples.config import Config
 from pyrnn.examples.optim import ALIGNMENT, CHUNK, Adam, FlatBuffer
-from pyrnn.examples.running import blas_threads
+from pyrnn.examples.running import blas_threads, scheduled
 from pyrnn.examples.sampling import draw, sample
 from pyrnn.examples.text import Alphabet, Windows, default_text, read_text, split
 from pyrnn.io import load_safetensors, save_safetensors
@@ -99,7 +99,7 @@ def torch_losses(training: Training, steps: int) -> list[float]:
         adam.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.clip)
-        adam.param_groups[0]["lr"] = training.rate(step)
+        adam.param_groups[0]["lr"] = scheduled(training.config.rate, step, training.config.steps)
         adam.step()
         losses.append(loss.item() / math.log(2))
     return losses
@@ -238,7 +238,7 @@ def test_best_model_is_kept_and_training_stops(tmp_path: Path, text: str) -> Non
 
 def test_schedule(tmp_path: Path, text: str) -> None:
     training = Training(dataclasses.replace(SMALL, steps=200, rate=1.0), text, tmp_path / "x")
-    rates = [training.rate(step) for step in range(200)]
+    rates = [scheduled(training.config.rate, step, training.config.steps) for step in range(200)]
     assert 0 < rates[0] < 0.1 and max(rates) > 0.98 and 0 < rates[-1] < 1e-3
     assert np.argmax(rates) < 20 and (np.diff(rates[20:]) < 0).all()
 

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 from typing import Any
 
@@ -12,7 +11,7 @@ from pyrnn.examples.charmodel import CharModel
 from pyrnn.examples.checkpoint import Checkpoint, Progress, save_checkpoint
 from pyrnn.examples.config import Config
 from pyrnn.examples.optim import Adam
-from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, exhausted, run, scheduled
+from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, descend, exhausted, run
 from pyrnn.examples.text import Alphabet, Windows, read_text, split
 
 
@@ -94,21 +93,12 @@ class Training:
         if len(self.held_out) < 2:
             raise ValueError(f"expected a text of at least 20 characters, got {len(content)}")
 
-    def rate(self, step: int) -> float:
-        """The learning rate before `step`: a short rise, then half a cosine down to zero."""
-        return scheduled(self.config.rate, step, self.config.steps)
-
     def advance(self) -> float:
         """One step; returns the loss of its window in bits per character, before the update."""
         loss, state = self.model.gradients(*self.windows[self.progress.step], self.state)
-        if not math.isfinite(loss):
-            raise ArithmeticError(f"the loss is {loss} at step {self.progress.step}; a lower --rate may help")
-        self.adam.step(
-            self.model.params.flat, self.model.grads.flat, self.rate(self.progress.step), self.config.clip
-        )
+        bits = descend(self, self.model.params, self.model.grads, loss)
         self.state = state
-        self.progress.step += 1
-        return loss / math.log(2)
+        return bits
 
     def validate(self) -> float:
         """Bits per character of the held-out text; remembers the parameters when they are the best so far."""

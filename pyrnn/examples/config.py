@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a program as a checked dataclass, those of the character model and of the translation."""
+"""The options of a program as a checked dataclass: character model, translation, captions."""
 
 from __future__ import annotations
 
@@ -95,3 +95,27 @@ class TranslateConfig(Options):
         one_of("score", self.score, SCORES)
         if self.hidden % 2:
             raise ValueError(f"--hidden: expected an even number, got {self.hidden}")
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionsConfig(Options):
+    """Everything that decides the course of a training of the captions."""
+
+    cell: str = option("lstm", 0, "NAME", "lstm, gru or rnn")
+    hidden: int = option(128, 1, "N", "units of the decoder")
+    features: int = option(96, 1, "N", "units that look at a patch")
+    units: int = option(64, 1, "N", "units of the attention")
+    embedding: int = option(32, 1, "N", "size of a word's vector")
+    height: int = option(24, 8, "N", "rows of a canvas")
+    width: int = option(32, 32, "N", "columns of a canvas")
+    batch: int = option(64, 1, "N", "canvases of an update")
+    steps: int = option(3000, 1, "N", "updates")
+    rate: float = option(4e-3, 0, "X", "highest learning rate")
+    clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
+    every: int = option(500, 1, "N", "steps between validations")
+    patience: int = option(0, 0, "N", "validations without a better one before it stops; 0 for never")
+    seed: int = option(0, 0, "N", "of the initial parameters and of the canvases")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("cell", self.cell, CELLS)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of the translation with matplotlib: which characters were looked at, and quality by length."""
+"""Plots with matplotlib: which characters or regions were looked at, and quality by length."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from pyrnn.layout import Array
 END = "end"
 
 
-def figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]]:
-    """A figure that needs no window, and its axes, side by side.
+def figure(width: float, height: float, panels: int = 1, rows: int = 1) -> tuple[Any, list[Any]]:
+    """A figure that needs no window, and its axes, side by side, row after row.
 
     Raises
     ------
@@ -30,7 +30,7 @@ def figure(width: float, height: float, panels: int = 1) -> tuple[Any, list[Any]
         raise ValueError("--plot needs matplotlib: pip install matplotlib") from None
     made = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(made)
-    return made, list(made.subplots(1, panels, squeeze=False)[0])
+    return made, list(made.subplots(rows, panels, squeeze=False).ravel())
 
 
 def write(made: Any, path: str | os.PathLike[str]) -> None:
@@ -76,6 +76,49 @@ def plot_alignment(path: str | os.PathLike[str], source: str, target: str, weigh
 def labels(text: str, count: int) -> list[str]:
     """A name for each of the characters, and one for the end."""
     return [*("␣" if c == " " else c for c in text), END][:count]
+
+
+def plot_regions(
+    path: str | os.PathLike[str],
+    images: Array,
+    tokens: Array,
+    weights: Array,
+    grid: tuple[int, int],
+    centres: tuple[Array, Array],
+) -> None:
+    """Where each word of some captions looked: a row for each picture, a panel for each word.
+
+    Parameters
+    ----------
+    path : path
+    images : array (B, height, width)
+    tokens : array (B, L)
+    weights : array (B, L, P)
+        Of P = rows·columns patches.
+    grid : (int, int)
+        Rows and columns of patches.
+    centres : two arrays (P,)
+        Row and column of the centre of each, in pixels.
+    """
+    from pyrnn.examples.canvases import END, WORDS
+
+    words = [[WORDS[t] for t in row[: [*row, END].index(END)]] for row in tokens.tolist()]
+    columns, (height, width) = max(map(len, words)), images.shape[1:]
+    made, panels = figure(1.1 * columns * width / height, 1.35 * len(images), columns, len(images))
+    y, x = (c.reshape(grid) for c in centres)
+    edges = [(a.min() - s / 2, a.max() + s / 2) for a, s in ((x, x[0, 1] - x[0, 0]), (y, y[1, 0] - y[0, 0]))]
+    extent = (edges[0][0] - 0.5, edges[0][1] - 0.5, edges[1][1] - 0.5, edges[1][0] - 0.5)
+    for axes in panels:
+        axes.set_axis_off()
+    for k, row in enumerate(words):
+        for t, word in enumerate(row):
+            axes, seen = panels[k * columns + t], weights[k, t].reshape(grid)
+            axes.imshow(images[k], cmap="gray_r", vmin=0, vmax=1.5)
+            axes.imshow(seen / seen.max(), cmap="Reds", alpha=0.55, extent=extent, interpolation="bilinear")
+            axes.set_axis_on()
+            axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+            axes.set_title(word, fontsize=10)
+    write(made, path)
 
 
 def plot_lengths(

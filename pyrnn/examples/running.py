@@ -14,6 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TextIO
 
+from pyrnn.examples.optim import FlatBuffer
+
 #: Exit code of a program that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
 
@@ -134,6 +136,23 @@ def scheduled(rate: float, step: int, steps: int) -> float:
     """The learning rate before `step`: a short rise, then half a cosine down to zero."""
     warm = min(1.0, (step + 1) / (1 + steps // 20))
     return rate * warm * 0.5 * (1 + math.cos(math.pi * step / steps))
+
+
+def descend(training: Any, params: FlatBuffer, grads: FlatBuffer, loss: float) -> float:
+    """One update of a training with `config`, `progress` and `adam`; returns its loss in bits.
+
+    Raises
+    ------
+    ArithmeticError
+        The loss is not finite.
+    """
+    step, config = training.progress.step, training.config
+    if not math.isfinite(loss):
+        raise ArithmeticError(f"the loss is {loss} at step {step}; a lower --rate may help")
+    rate = scheduled(config.rate, step, config.steps)
+    training.adam.step(params.flat, grads.flat, rate, config.clip)
+    training.progress.step += 1
+    return loss / math.log(2)
 
 
 def check_folder(path: str | os.PathLike[str]) -> None:

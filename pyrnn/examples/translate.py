@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 from typing import Any
 
@@ -13,7 +12,7 @@ from pyrnn.examples.config import TranslateConfig
 from pyrnn.examples.dates import Dates
 from pyrnn.examples.optim import Adam
 from pyrnn.examples.pairs import Corpus, Pairs, Symbols
-from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, run, scheduled
+from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, descend, run
 from pyrnn.examples.translation import TranslationModel
 from pyrnn.examples.translator import Quality, Translator, quality
 from pyrnn.layout import Array
@@ -177,14 +176,9 @@ class Training:
 
     def advance(self) -> float:
         """One step; returns the loss of its batch in bits per character, before the update."""
-        step, model = self.progress.step, self.translator.model
-        loss = self.translator.gradients(self.corpus[step])
-        if not math.isfinite(loss):
-            raise ArithmeticError(f"the loss is {loss} at step {step}; a lower --rate may help")
-        rate = scheduled(self.config.rate, step, self.config.steps)
-        self.adam.step(model.params.flat, model.grads.flat, rate, self.config.clip)
-        self.progress.step += 1
-        return loss / math.log(2)
+        model = self.translator.model
+        loss = self.translator.gradients(self.corpus[self.progress.step])
+        return descend(self, model.params, model.grads, loss)
 
     def validation(self) -> tuple[dict[str, float], str]:
         """How good the model is; remembers the parameters when their loss is the lowest so far."""
