@@ -19,6 +19,7 @@ struct Device {
     return __shfl_xor_sync(0xffffffffu, word, mask);
   }
   __device__ __forceinline__ void pause() {}
+  __device__ __forceinline__ void converge() { __syncwarp(); }
 
   // Relaxed at the scope of the device: past the first-level cache, whole words, in no order with other addresses.
   // The data is its own flag, so none is needed.

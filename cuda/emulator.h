@@ -29,13 +29,14 @@ struct EmulatedBlock {
 // Lets the other fibers run.
 void yield_fiber();
 
-// The product of one mma instruction, for all lanes: numbers(word, i) is the i-th number of a register.
+// The product of one mma instruction, for all lanes: numbers(word, i) is the i-th number of a register. Where the
+// hardware keeps what is written down here a second time, so that an error in fragment.h shows.
 template <int PerWord, class Numbers>
 void emulate_mma(EmulatedWarp& warp, const Numbers& number) {
   float product[warp_lanes][4];
   for (int lane = 0; lane < warp_lanes; lane++)
     for (int i = 0; i < 4; i++) {
-      const int row = accumulator_row(lane, i), column = accumulator_column(lane, i);
+      const int row = lane / 4 + (i < 2 ? 0 : 8), column = lane % 4 * 2 + i % 2;
       float sum = 0;
       for (int k = 0; k < 8 * PerWord; k++) {
         // The instruction's own maps: register 2·(k / half of k's) + (row / 8) of lane (row % 8)·4 + piece, and so on.
@@ -65,6 +66,7 @@ struct Emulated {
 
   int lane() const { return thread % warp_lanes; }
   void pause() { yield_fiber(); }
+  void converge() {}
   void barrier() {
     const uint32_t generation = block->generation;
     if (++block->arrived == block->threads) {

@@ -22,7 +22,9 @@ constexpr LayerFunctions functions() {
             return 0;
           },
           [](const LayerBackward& call, const Machine& machine) { return Of(call.layer, machine).backward(call); },
-          [](const Layer& layer, const Machine& machine, int backward) { return Of(layer, machine).tier(backward); }};
+          [](const Layer& layer, const Machine& machine, int backward) {
+            return int32_t(Of(layer, machine).tier(backward));
+          }};
 }
 
 }  // namespace

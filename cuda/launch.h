@@ -4,7 +4,7 @@
 // A body is a struct with `Args`, `threads`, `independent` (its threads never meet), and a static run(context, args).
 // What it may ask of the context:
 //   thread, block_x, block_y, block_z, shared     who it is, and the block's shared memory
-//   barrier(), lane(), shuffle_xor(word, mask), mma(kind, c, a, b)
+//   barrier(), lane(), converge(), shuffle_xor(word, mask), mma(kind, c, a, b)     the last three by whole warps
 //   load_exchange(words), store_exchange(word, value), pause()      words that other blocks write and poll meanwhile
 #pragma once
 

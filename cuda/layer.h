@@ -2,8 +2,7 @@
 // The launches of one layer in one direction. No allocation, no wait: all of it may be captured in a graph.
 #pragma once
 
-#include "plan.h"
-#include "stepwise.h"
+#include "persistent.h"
 
 namespace pyrnn {
 namespace cuda {
@@ -47,20 +46,21 @@ struct LayerOf {
 
   Arena<T> arena(const void* data) const {
     Arena<T> a{};
-    a.ring = !layer.save;
-    a.slots = layer.save ? Steps_ + 1 : 2;
+    a.rest_ring = !layer.save;
+    a.rest_slots = layer.save ? Steps_ + 1 : 2;
+    a.ring = !layer.save && tier(false) != tier_grid;
+    a.slots = a.ring ? 2 : Steps_ + 1;
     a.B = B;
     a.padded = padded;
     a.reverse = layer.reverse;
     Carver memory{static_cast<char*>(const_cast<void*>(data))};
     a.h = memory.take<T>(a.slots * B * padded);
-    a.rest = memory.take<A>((Cell::states - 1) * a.slots * B * padded);
+    a.rest = memory.take<A>((Cell::states - 1) * a.rest_slots * B * padded);
     return a;
   }
   size_t states_bytes() const {
     const Arena<T> a = arena(nullptr);
-    return Carver{nullptr}.used + piece_bytes<T>(a.slots * B * padded) +
-           piece_bytes<A>((Cell::states - 1) * a.slots * B * padded);
+    return piece_bytes<T>(a.slots * B * padded) + piece_bytes<A>((Cell::states - 1) * a.rest_slots * B * padded);
   }
   template <class N>
   static size_t piece_bytes(int64_t count) {
@@ -80,7 +80,8 @@ struct LayerOf {
     return shape;
   }
 
-  int32_t tier(int) const { return tier_stepwise; }
+  Tier tier(bool backward) const { return choose_tier(problem, backward, layer.tier, machine); }
+  int refuse_tier() const { return fail("tier", "expected one that this layer fits on this device"); }
 
   // ---- forward
 
@@ -137,11 +138,18 @@ struct LayerOf {
 
   int forward(const LayerForward& call) const {
     ForwardPoint<Cell, T> point = forward_point(call);
+    const Tier chosen = tier(false);
+    if (chosen == tier_automatic) return refuse_tier();
+    if (chosen == tier_grid && clear_exchange(point.arena, call.stream)) return 1;
     if (launch<Start<Cell, T>>(units_by_rows(call.stream), point)) return 1;
     for (int64_t from = 0; from < Steps_; from += at_once()) {
       const int64_t count = from + at_once() < Steps_ ? at_once() : Steps_ - from;
       if (input_product(call, from, count)) return 1;
       point.inputs_from = from;
+      if (chosen == tier_grid) {
+        if (persistent_forward(call, point, from, count)) return 1;
+        continue;
+      }
       for (int64_t i = from; i < from + count; i++)
         if (step_forward(call, point, i)) return 1;
     }
@@ -153,6 +161,56 @@ struct LayerOf {
     return launch<Finish<Cell, T>>(units_by_rows(call.stream), finish);
   }
 
+  // All slots of h but the first step's, which is written before anyone polls.
+  int clear_exchange(const Arena<T>& arena, void* stream) const {
+    const size_t slot = size_t(B * padded) * sizeof(T);
+    if (fill_bytes(arena.h, unwritten_byte, slot * size_t(arena.slots), stream)) return 1;
+    return clear_padding(arena.h, arena.slots * B, stream);
+  }
+  int clear_padding(T* data, int64_t rows, void* stream) const {
+    Launch shape;
+    shape.x = blocks_of(rows * (padded - H), ClearPadding<T>::threads);
+    shape.stream = stream;
+    return launch<ClearPadding<T>>(shape, {data, rows, H, padded});
+  }
+
+  // The blocks of a persistent kernel, and what they know of their place.
+  template <class Body>
+  Launch placed(const Placement& place, typename Body::Args& args, void* stream) const {
+    args.shape = {place.chunks, place.row_tiles, place.group};
+    Launch shape;
+    shape.x = place.unit_blocks;
+    shape.y = place.row_blocks;
+    shape.shared = place.shared;
+    shape.together = true;
+    shape.stream = stream;
+    return shape;
+  }
+
+  int persistent_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t from,
+                         int64_t count) const {
+    if constexpr (Math::tensor) {
+      using Body = PersistentForward<Cell, Math, resident_warps>;
+      typename Body::Args args{point, {}, from, count, static_cast<const T*>(call.weight_hh)};
+      const Launch shape = placed<Body>(place(problem, false, machine), args, call.stream);
+      return launch<Body>(shape, args);
+    }
+    return refuse_tier();
+  }
+
+  int persistent_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point) const {
+    if constexpr (Math::tensor) {
+      const int64_t rows = entries * Cell::slots;
+      if (fill_bytes(point.dslots, unwritten_byte, size_t(rows * padded) * sizeof(T), call.stream)) return 1;
+      if (clear_padding(point.dslots, rows, call.stream)) return 1;
+      using Body = PersistentBackward<Cell, Math, resident_warps>;
+      typename Body::Args args{point, {}, static_cast<const T*>(call.weight_hh)};
+      const Launch shape = placed<Body>(place(problem, true, machine), args, call.stream);
+      return launch<Body>(shape, args);
+    }
+    return refuse_tier();
+  }
+
   int step_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t i) const {
     using Body = StepForward<Cell, Math>;
     typename Body::Args args{};
@@ -162,6 +220,7 @@ struct LayerOf {
     args.weights = {
         call.weight_hh, nested_axis(R, Body::units, H * H, H, nullptr), plain_axis(H, 1), fits(call.weight_hh, H, 0), 0,
         steps};
+    args.weights.row.inner_exists = H;
     Launch shape;
     shape.x = blocks_of(H, Body::units);
     shape.y = blocks_of(B, Body::rows);
@@ -218,8 +277,14 @@ struct LayerOf {
       point.dstate_out[s] = call.dstate_out[s];
     }
     if (launch<StartBackward<Cell, T>>(units_by_rows(call.stream), start)) return 1;
-    for (int64_t i = Steps_ - 1; i >= -1; i--)
-      if (step_backward(call, point, i)) return 1;
+    const Tier chosen = tier(true);
+    if (chosen == tier_automatic) return refuse_tier();
+    if (chosen == tier_grid) {
+      if (persistent_backward(call, point)) return 1;
+    } else {
+      for (int64_t i = Steps_ - 1; i >= -1; i--)
+        if (step_backward(call, point, i)) return 1;
+    }
     return gradients(call, scratch, point);
   }
 

@@ -2,6 +2,7 @@
 // Which kernels run a layer, and in what shape: a pure function of sizes and of the device's properties.
 #pragma once
 
+#include "abi.h"
 #include "launch.h"
 #include "steps.h"
 
@@ -38,6 +39,70 @@ inline int64_t splits_of(int64_t tiles, int64_t chunks, const Machine& machine) 
 inline int64_t column_splits(int64_t rows) {
   const int64_t splits = rows / 64;
   return splits < 1 ? 1 : splits > 128 ? 128 : splits;
+}
+
+// ---- the persistent tiers
+
+constexpr int resident_units = tile_columns;        // units of a block
+constexpr int resident_warps = 8;                   // of a block; they share out k
+constexpr int most_row_tiles = 4;                   // tiles of 16 sequences between two barriers
+constexpr int chunks_in_flight = 4;                 // loads that a lane has under way at once, times two
+
+// Chunks of a warp whose weights stay in registers, for N columns of tiles: 64 registers of a thread, or a little more.
+PYRNN_FN constexpr int chunks_in_registers(int N) {
+  return 16 / N < chunks_in_flight ? chunks_in_flight : 16 / N / chunks_in_flight * chunks_in_flight;
+}
+PYRNN_FN constexpr int chunks_of_warp(int chunks, int warps) { return (chunks + warps - 1) / warps; }
+
+// Shared memory of a block: the weights that are not in registers, two buffers of partial sums, the units' states.
+PYRNN_FN constexpr size_t resident_bytes(int chunks, int N, int warps) {
+  const int beyond = chunks_of_warp(chunks, warps) - chunks_in_registers(N);
+  return beyond > 0 ? size_t(beyond) * N * warps * warp_lanes * sizeof(Words) : 0;
+}
+PYRNN_FN constexpr int partial_pitch(int N) { return N * tile_columns + 4; }
+PYRNN_FN constexpr size_t partial_bytes(int group, int N, int warps) {
+  return size_t(2) * group * warps * tile_rows * partial_pitch(N) * sizeof(float);
+}
+PYRNN_FN constexpr size_t state_bytes(int row_tiles, int states) {
+  return size_t(states) * row_tiles * tile_rows * resident_units * sizeof(float);
+}
+
+// How a layer lies on the grid. Blocks that own the same units of other sequences never meet.
+struct Placement {
+  bool fits;
+  int chunks, row_tiles, group;  // of k; of a block's sequences; of those between two barriers
+  int64_t unit_blocks, row_blocks;
+  size_t shared;
+};
+
+inline Placement place(const Problem& p, bool backward, const Machine& machine) {
+  Placement place{};
+  if (!p.tensor || machine.major < 8 || !machine.together || p.sizes.B < 1 || p.sizes.T < 1) return place;
+  const int N = backward ? 1 : p.from_h;
+  const int64_t tiles = (p.sizes.B + tile_rows - 1) / tile_rows;
+  place.unit_blocks = (p.sizes.H + resident_units - 1) / resident_units;
+  if (place.unit_blocks > machine.multiprocessors) return place;
+  const int64_t groups = machine.multiprocessors / place.unit_blocks;
+  place.row_tiles = int(groups < tiles ? (tiles + groups - 1) / groups : 1);
+  place.row_blocks = (tiles + place.row_tiles - 1) / place.row_tiles;
+  place.chunks = int(padded_units(p.sizes.H) * p.bytes / 64) * (backward ? p.from_h : 1);
+  for (place.group = place.row_tiles < most_row_tiles ? place.row_tiles : most_row_tiles; place.group > 0;
+       place.group--) {
+    place.shared = resident_bytes(place.chunks, N, resident_warps) + partial_bytes(place.group, N, resident_warps) +
+                   state_bytes(place.row_tiles, p.states);
+    place.fits = place.shared <= size_t(machine.shared_bytes);
+    if (place.fits) return place;
+  }
+  return place;
+}
+
+// The tier that a layer takes; `wanted` is kept where it can be, and tier_automatic is the answer where it cannot.
+inline Tier choose_tier(const Problem& p, bool backward, int32_t wanted, const Machine& machine) {
+  if (wanted == tier_stepwise) return tier_stepwise;
+  const bool fits = place(p, backward, machine).fits;
+  if (wanted == tier_grid) return fits ? tier_grid : tier_automatic;
+  if (wanted == tier_cluster) return tier_automatic;
+  return fits && p.sizes.T > 1 ? tier_grid : tier_stepwise;
 }
 
 }  // namespace cuda

@@ -11,11 +11,12 @@ namespace cuda {
 // Where index i of one axis of a matrix lies: i = outer·inner_extent + inner.
 struct Axis {
   int64_t extent, inner_extent, outer_stride, inner_stride;
-  int64_t inner_exists;                // inner indices from there on are not there: they read as zero
+  int64_t inner_exists;                // inner indices from there on are not there and read as zero; 0: all are
   int32_t selects, select[max_slots];  // the outer index is looked up when `selects`
-  PYRNN_FN bool exists(int64_t i) const {
+  // `shift` is added to the inner index.
+  PYRNN_FN bool exists(int64_t i, int64_t shift) const {
     return i < extent &&
-           (inner_exists == inner_extent || uint32_t(i) % uint32_t(inner_extent) < uint32_t(inner_exists));
+           (inner_exists == 0 || uint32_t(i) % uint32_t(inner_extent) + uint32_t(shift) < uint32_t(inner_exists));
   }
   PYRNN_FN int64_t offset(int64_t i) const {
     const uint32_t outer = uint32_t(i) / uint32_t(inner_extent), inner = uint32_t(i) - outer * uint32_t(inner_extent);
@@ -25,11 +26,10 @@ struct Axis {
 
 // An axis of plain indices, and one of `outer` blocks of `inner`, looked up in `select` unless that is null.
 inline Axis plain_axis(int64_t extent, int64_t stride) {
-  return {extent, extent > 0 ? extent : 1, 0, stride, extent > 0 ? extent : 1, 0, {}};
+  return {extent, extent > 0 ? extent : 1, 0, stride, 0, 0, {}};
 }
 inline Axis nested_axis(int64_t outer, int64_t inner, int64_t outer_stride, int64_t inner_stride, const int* select) {
-  Axis axis{
-      outer * inner, inner > 0 ? inner : 1, outer_stride, inner_stride, inner > 0 ? inner : 1, select != nullptr, {}};
+  Axis axis{outer * inner, inner > 0 ? inner : 1, outer_stride, inner_stride, 0, select != nullptr, {}};
   if (select)
     for (int64_t i = 0; i < outer; i++) axis.select[i] = select[i];
   return axis;
@@ -63,15 +63,15 @@ struct Stage {
     }
   }
 
-  PYRNN_FN void load(int thread, const Operand& m, int64_t first_row, int64_t first_k) {
-    const T* data = static_cast<const T*>(m.data);
+  PYRNN_FN void load(int thread, const Operand& m, int64_t first_row, int64_t first_k, int64_t row_shift) {
+    const T* data = static_cast<const T*>(m.data) + row_shift * m.row.inner_stride;
     PYRNN_UNROLL for (int i = 0; i < count; i++) {
       int in_row, in_k;
       if (pieces % Threads != 0 && thread + i * Threads >= pieces) continue;
       place(thread, i, in_row, in_k);
       const int64_t row = first_row + in_row, k = first_k + in_k;
       words[i] = Words{{0, 0, 0, 0}};
-      if (!m.row.exists(row) || k >= m.k.extent) continue;
+      if (!m.row.exists(row, row_shift) || k >= m.k.extent) continue;
       if (!KContiguous && m.skips && !m.steps.active(k / m.steps.B, k % m.steps.B)) continue;
       const int64_t left = KContiguous ? m.k.extent - k : m.row.extent - row;
       if (m.vector && left >= V) {
@@ -117,10 +117,10 @@ struct Tile {
   static PYRNN_FN int warp_row(int thread) { return thread / warp_lanes % WM; }
   static PYRNN_FN int warp_column(int thread) { return thread / warp_lanes / WM; }
 
-  // Sums k over the chunks [begin, end). `column_of_tile` is the matrix's column at the tile's first column.
+  // Sums k over the chunks [begin, end). `column_shift` is added to the inner index of b's rows.
   template <class Context>
   PYRNN_FN void sum(Context& context, const Operand& a, int64_t first_row, const Operand& b, int64_t first_column,
-                    int warp_step, int column_step, int64_t begin, int64_t end) {
+                    int warp_step, int column_step, int64_t begin, int64_t end, int64_t column_shift = 0) {
     PYRNN_UNROLL for (int m = 0; m < MT; m++) PYRNN_UNROLL for (int n = 0; n < NT; n++)
         PYRNN_UNROLL for (int i = 0; i < 4; i++) c[m][n][i] = 0;
     Words* buffer = reinterpret_cast<Words*>(context.shared);
@@ -128,8 +128,8 @@ struct Tile {
     Stage<T, RowsAlongK, rows, threads> stage_a;
     Stage<T, ColumnsAlongK, columns, threads> stage_b;
     const auto fetch = [&](int64_t chunk) {
-      stage_a.load(context.thread, a, first_row, chunk * per_chunk<T>);
-      stage_b.load(context.thread, b, first_column, chunk * per_chunk<T>);
+      stage_a.load(context.thread, a, first_row, chunk * per_chunk<T>, 0);
+      stage_b.load(context.thread, b, first_column, chunk * per_chunk<T>, column_shift);
     };
     const int row = warp_row(context.thread) * MT * tile_rows, column = warp_column(context.thread) * warp_step;
     if (begin < end) fetch(begin);

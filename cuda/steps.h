@@ -54,17 +54,17 @@ struct Steps {
 // call that keeps them are one matrix of T·B rows in the order of time, beginning at slot `first`.
 template <class T>
 struct Arena {
-  T* h;                 // (slots, B, padded)
-  Accumulator<T>* rest;  // (states - 1, slots, B, padded)
-  int64_t slots, B, padded;
-  int32_t reverse, ring;  // ring: two slots take turns, nothing is kept
+  T* h;                  // (slots, B, padded)
+  Accumulator<T>* rest;  // (states - 1, rest_slots, B, padded)
+  int64_t slots, rest_slots, B, padded;
+  int32_t reverse, ring, rest_ring;  // ring: two slots take turns, nothing is kept
 
   // The slot of step i's start; i = T is the end.
   PYRNN_FN int64_t slot(int64_t i) const { return ring ? i % 2 : reverse ? slots - 1 - i : i; }
   PYRNN_FN int64_t first() const { return reverse; }
   PYRNN_FN T* h_row(int64_t slot, int64_t b) const { return h + (slot * B + b) * padded; }
   PYRNN_FN Accumulator<T>* row(int64_t slot, int s, int64_t b) const {
-    return rest + (((s - 1) * slots + slot) * B + b) * padded;
+    return rest + (((s - 1) * rest_slots + (rest_ring ? slot % 2 : slot)) * B + b) * padded;
   }
 };
 
@@ -88,9 +88,6 @@ struct ForwardPoint {
   PYRNN_FN A initial(int s, int64_t b, int64_t u) const {
     return state[s].data ? widen(element<T>(state[s], 0, b)[u]) : A(0);
   }
-  PYRNN_FN const A* input(int64_t i, int64_t b) const {
-    return inputs + ((i - inputs_from) * steps.B + b) * FromX<Cell>::count * arena.padded;
-  }
   PYRNN_FN bool restores(int64_t i, int64_t b) const { return i < steps.T && steps.restarts(steps.time(i), b); }
 
   // What step i starts from, when nothing came before it: writes all states but h, and returns h.
@@ -100,13 +97,23 @@ struct ForwardPoint {
     return Narrow<T>::from(zero ? A(0) : initial(0, b, u));
   }
 
-  // Step i: `x` its share of the input product, `h` its products with R. Returns the h that the next step starts from.
-  PYRNN_FN T advance(int64_t i, int64_t b, int64_t u, const A (&x)[FromX<Cell>::count],
-                     const A (&h)[FromH<Cell>::count]) const {
-    const int64_t t = steps.time(i), slot = arena.slot(i), next = arena.slot(i + 1);
-    A s[Cell::states], s_new[Cell::states], save[Cell::saved], a[Cell::slots], p[Cell::params + 1];
+  // The states that step i starts from.
+  PYRNN_FN void load(int64_t i, int64_t b, int64_t u, A (&s)[Cell::states]) const {
+    const int64_t slot = arena.slot(i);
     s[0] = widen(arena.h_row(slot, b)[u]);
     PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) s[k] = arena.row(slot, k, b)[u];
+  }
+  PYRNN_FN void load_inputs(int64_t i, int64_t b, int64_t u, A (&x)[FromX<Cell>::count]) const {
+    const A* row = inputs + ((i - inputs_from) * steps.B + b) * FromX<Cell>::count * arena.padded + u;
+    PYRNN_UNROLL for (int j = 0; j < FromX<Cell>::count; j++) x[j] = row[j * arena.padded];
+  }
+
+  // Step i: `x` its share of the input product, `h` its products with R, `s` what it starts from, and on return what
+  // the next one starts from. Writes all but h, which it returns.
+  PYRNN_FN T advance(int64_t i, int64_t b, int64_t u, const A (&x)[FromX<Cell>::count],
+                     const A (&h)[FromH<Cell>::count], A (&s)[Cell::states]) const {
+    const int64_t t = steps.time(i), next = arena.slot(i + 1);
+    A s_new[Cell::states], save[Cell::saved], a[Cell::slots], p[Cell::params + 1];
     T* out = element<T>(y, t, b) + u;
     if (steps.active(t, b)) {
       PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) a[k] = 0;
@@ -125,8 +132,10 @@ struct ForwardPoint {
     }
     if (restores(i + 1, b))
       PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) s_new[k] = steps.reset_to_initial ? initial(k, b, u) : A(0);
-    PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) arena.row(next, k, b)[u] = s_new[k];
-    return Narrow<T>::from(s_new[0]);
+    PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) arena.row(next, k, b)[u] = s[k] = s_new[k];
+    const T kept = Narrow<T>::from(s_new[0]);
+    s[0] = widen(kept);
+    return kept;
   }
 };
 
@@ -144,9 +153,28 @@ struct BackwardPoint {
 
   PYRNN_FN A* of_state(A* data, int s, int64_t b) const { return data + (s * steps.B + b) * arena.padded; }
 
+  // What step i reads: nothing that the steps after it compute.
+  struct Kept {
+    A save[Cell::saved], s[Cell::states], dy;
+  };
+  PYRNN_FN void load(int64_t i, int64_t b, int64_t u, Kept& kept) const {
+    const int64_t t = steps.time(i), slot = arena.slot(i);
+    if (!steps.active(t, b)) return;
+    kept.dy = dy.data ? widen(element<T>(dy, t, b)[u]) : A(0);
+    kept.s[0] = widen(arena.h_row(slot, b)[u]);
+    PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) kept.s[k] = arena.row(slot, k, b)[u];
+    PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
+        kept.save[k] = widen(gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u]);
+  }
+  PYRNN_FN void load_gradient(int64_t b, int64_t u, A (&d)[Cell::states]) const {
+    PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) d[k] = of_state(ds, k, b)[u];
+  }
+  PYRNN_FN void store_gradient(int64_t b, int64_t u, const A (&d)[Cell::states]) const {
+    PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) of_state(ds, k, b)[u] = d[k];
+  }
+
   // What came through the product of step i + 1 belongs to the state that step started from.
   PYRNN_FN void receive(int64_t i, int64_t b, int64_t u, A product, A (&d)[Cell::states]) const {
-    PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) d[s] = of_state(ds, s, b)[u];
     if (i + 1 >= steps.T) return;
     const int64_t t = steps.time(i + 1);
     if (!steps.active(t, b)) return;
@@ -156,34 +184,29 @@ struct BackwardPoint {
       d[0] += product;
   }
 
-  // Step i, descending; `product` is dG·R of step i + 1. `da` is what the weights' gradients and step i - 1 need.
-  PYRNN_FN void retreat(int64_t i, int64_t b, int64_t u, A product, T (&out)[Cell::slots]) const {
-    A d[Cell::states], da[Cell::slots], s[Cell::states], save[Cell::saved], p[Cell::params + 1], dp[Cell::params + 1];
+  // Step i, descending: `product` is dG·R of step i + 1, `d` the gradient of the states, before and after. `out` is the
+  // gradient of the slots, which the weights' gradients and step i - 1 need.
+  PYRNN_FN void retreat(int64_t i, int64_t b, int64_t u, A product, const Kept& kept, A (&d)[Cell::states],
+                        T (&out)[Cell::slots]) const {
+    A da[Cell::slots], p[Cell::params + 1], dp[Cell::params + 1];
     receive(i, b, u, product, d);
-    const int64_t t = steps.time(i), slot = arena.slot(i);
-    const bool active = steps.active(t, b);
+    const int64_t t = steps.time(i);
     PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) da[k] = 0;
-    if (active) {
-      if (dy.data) d[0] += widen(element<T>(dy, t, b)[u]);
-      s[0] = widen(arena.h_row(slot, b)[u]);
-      PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) s[k] = arena.row(slot, k, b)[u];
-      PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
-          save[k] = widen(gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u]);
+    if (steps.active(t, b)) {
+      d[0] += kept.dy;
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
-      Cell::backward(save, s, p, d, da, dp);
+      Cell::backward(kept.save, kept.s, p, d, da, dp);
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) dparams[(k * steps.B + b) * arena.padded + u] += dp[k];
       if (steps.restarts(t, b)) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
           of_state(dinitial, k, b)[u] += d[k];
           d[k] = 0;
         }
     }
-    PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) of_state(ds, k, b)[u] = d[k];
     PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) out[k] = Narrow<T>::from(da[k]);
   }
 
   // After step 0.
-  PYRNN_FN void finish(int64_t b, int64_t u, A product) const {
-    A d[Cell::states];
+  PYRNN_FN void finish(int64_t b, int64_t u, A product, A (&d)[Cell::states]) const {
     receive(-1, b, u, product, d);
     PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
       if (steps.reset_to_initial) d[k] += of_state(dinitial, k, b)[u];

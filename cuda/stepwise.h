@@ -101,22 +101,19 @@ struct StepForward {
   static PYRNN_FN void run(Context& context, const Args& args) {
     const ForwardPoint<Cell, T>& point = args.point;
     Block tile;
-    Operand weights = args.weights;
     const int64_t first_unit = int64_t(context.block_x) * units, first_row = int64_t(context.block_y) * rows;
-    weights.data = static_cast<const T*>(weights.data) + first_unit * weights.row.inner_stride;
-    weights.row.inner_exists = point.H - first_unit < units ? point.H - first_unit : units;
-    tile.sum(context, args.h, first_row, weights, 0, tile_columns, units, 0, chunks_of<T>(point.H));
+    tile.sum(context, args.h, first_row, args.weights, 0, tile_columns, units, 0, chunks_of<T>(point.H), first_unit);
     const int64_t b0 = first_row + Block::warp_row(context.thread) * 2 * tile_rows;
     const int64_t u0 = first_unit + Block::warp_column(context.thread) * tile_columns;
     PYRNN_UNROLL for (int m = 0; m < 2; m++) PYRNN_UNROLL for (int i = 0; i < 4; i++) {
       const int64_t b = b0 + m * tile_rows + accumulator_row(context.lane(), i);
       const int64_t u = u0 + accumulator_column(context.lane(), i);
       if (b >= point.steps.B || u >= point.H) continue;
-      A x[FromX<Cell>::count], h[FromH<Cell>::count];
-      const A* input = point.input(args.step, b) + u;
-      PYRNN_UNROLL for (int j = 0; j < FromX<Cell>::count; j++) x[j] = input[j * point.arena.padded];
+      A x[FromX<Cell>::count], h[FromH<Cell>::count], s[Cell::states];
+      point.load(args.step, b, u, s);
+      point.load_inputs(args.step, b, u, x);
       PYRNN_UNROLL for (int j = 0; j < FromH<Cell>::count; j++) h[j] = tile.c[m][j][i];
-      point.arena.h_row(point.arena.slot(args.step + 1), b)[u] = point.advance(args.step, b, u, x, h);
+      point.arena.h_row(point.arena.slot(args.step + 1), b)[u] = point.advance(args.step, b, u, x, h, s);
     }
   }
 };
@@ -149,12 +146,17 @@ struct StepBackward {
       const int64_t b = b0 + m * tile_rows + accumulator_row(context.lane(), i);
       const int64_t u = u0 + n * tile_columns + accumulator_column(context.lane(), i);
       if (b >= point.steps.B || u >= point.H) continue;
+      A d[Cell::states];
+      point.load_gradient(b, u, d);
       if (args.step < 0) {
-        point.finish(b, u, tile.c[m][n][i]);
+        point.finish(b, u, tile.c[m][n][i], d);
         continue;
       }
+      typename BackwardPoint<Cell, T>::Kept kept{};
       T out[Cell::slots];
-      point.retreat(args.step, b, u, tile.c[m][n][i], out);
+      point.load(args.step, b, u, kept);
+      point.retreat(args.step, b, u, tile.c[m][n][i], kept, d, out);
+      point.store_gradient(b, u, d);
       const int64_t t = point.steps.time(args.step);
       PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) point.dslot(t, b, k)[u] = out[k];
     }
