@@ -16,13 +16,15 @@ struct LayerFunctions {
   int32_t (*tier)(const Layer&, const Machine&, int backward);
 };
 
-// Null for a number, a precision or a device that this file has no kernels for.
-const LayerFunctions* float32_exact_functions(int cell);
-const LayerFunctions* float32_tf32_functions(int cell);
-const LayerFunctions* float32_fma_functions(int cell);
-const LayerFunctions* float64_functions(int cell);
-const LayerFunctions* bfloat16_functions(int cell);
-const LayerFunctions* float16_functions(int cell);
+// One for each way of multiplying. build.sh, CMake and the tests read names and types here.
+// clang-format off
+const LayerFunctions* float32_exact_functions(int cell);  // ExactMath
+const LayerFunctions* float32_tf32_functions(int cell);  // Tf32Math
+const LayerFunctions* float32_fma_functions(int cell);  // FmaMath<float>
+const LayerFunctions* float64_functions(int cell);  // FmaMath<double>
+const LayerFunctions* bfloat16_functions(int cell);  // Bfloat16Math
+const LayerFunctions* float16_functions(int cell);  // Float16Math
+// clang-format on
 
 }  // namespace cuda
 }  // namespace pyrnn

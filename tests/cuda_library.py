@@ -2,6 +2,7 @@
 """Builds the CUDA library for the host, with a C++ compiler: the same sources, emulated."""
 
 import os
+import re
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -10,15 +11,14 @@ from pathlib import Path
 import pytest
 
 CUDA = Path(__file__).parent.parent / "cuda"
-#: What kernels.cu is compiled for: the type of its products, and the name of what it defines.
-MATHS = {
-    "float32_exact_functions": "ExactMath",
-    "float32_tf32_functions": "Tf32Math",
-    "float32_fma_functions": "FmaMath<float>",
-    "float64_functions": "FmaMath<double>",
-    "bfloat16_functions": "Bfloat16Math",
-    "float16_functions": "Float16Math",
-}
+#: What kernels.cu is compiled for: the name of what it defines, and the type of its products.
+MATHS = dict(
+    re.findall(
+        r"^const LayerFunctions\* (\w+)\(int cell\);  // (.+)$",
+        (CUDA / "kernels.h").read_text(),
+        re.MULTILINE,
+    )
+)
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 
 

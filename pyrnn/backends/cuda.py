@@ -87,6 +87,7 @@ class CudaBackend(Backend):
 
     def __init__(self, device: str, precision: str = "exact") -> None:
         self.device, self.precision = open_library(device), precision
+        self.tier = "automatic"
         super().__init__(_core.cells(), self.run, self.run_backward, NUMBERS, installed_library(self.device))
 
     def arrays_of(self, name: str, a: Any) -> DeviceArrays:
@@ -134,6 +135,7 @@ class CudaBackend(Backend):
             device=self.device,
             stream=arrays.stream(),
             precision=self.precision,
+            tier=self.tier,
             **options,
         )
         return None if core is None else Kept(core, arrays)
