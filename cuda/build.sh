@@ -6,7 +6,7 @@
 #
 # Without architectures: 75 80 86 89 90 100 120, and PTX of the last. NVCC names the compiler; else the one on PATH,
 # under CUDA_HOME, or of the wheel nvidia-cuda-nvcc. JOBS compilers run at once. Each one's report of registers and
-# spills is kept beside its object, for tests/cuda_budget.py.
+# spills, and its PTX, are kept beside its object, for tests/cuda_budget.py.
 set -euo pipefail
 
 source_folder=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -43,7 +43,8 @@ named=$(IFS=,; echo "${architectures[*]}")
 compile() {
   local name=$1
   shift
-  "$nvcc" "${flags[@]}" "${code[@]}" "$@" -o "$out/$name.o" > "$out/$name.log" 2>&1 || { cat "$out/$name.log" >&2; return 1; }
+  mkdir -p "$out/$name"
+  "$nvcc" "${flags[@]}" "${code[@]}" --keep --keep-dir "$out/$name" "$@" -o "$out/$name.o" > "$out/$name.log" 2>&1 || { cat "$out/$name.log" >&2; return 1; }
 }
 while read -r name math; do
   while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-2}" ]; do wait -n; done

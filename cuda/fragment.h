@@ -50,7 +50,7 @@ struct MmaTf32 {};
 // How products are computed. `tensor`: multiply() adds a chunk's product to the accumulators of a lane.
 struct Bfloat16Math {
   using Number = Bfloat16;
-  static constexpr bool tensor = true;
+  static constexpr bool tensor = true, exact = false;
   template <class Context>
   static PYRNN_FN void multiply(Context& context, float (&c)[4], const Words& upper, const Words& lower,
                                 const Words& column) {
@@ -60,7 +60,7 @@ struct Bfloat16Math {
 };
 struct Float16Math {
   using Number = Float16;
-  static constexpr bool tensor = true;
+  static constexpr bool tensor = true, exact = false;
   template <class Context>
   static PYRNN_FN void multiply(Context& context, float (&c)[4], const Words& upper, const Words& lower,
                                 const Words& column) {
@@ -75,20 +75,20 @@ PYRNN_FN Fragment rounded_to_tf32(const Fragment& f) {
   PYRNN_UNROLL for (int i = 0; i < N; i++) r.word[i] = to_tf32(float_of(f.word[i]));
   return r;
 }
-// What rounding to TF32 left away, itself rounded; zero where f is not finite.
+// The upper 11 bits of the mantissa, and the rest, rounded to the 11 that the instruction reads: together all but the
+// last two. Cheap instructions, where conversions are slow ones; the rest of an infinity is zero.
 template <class Fragment, int N>
-PYRNN_FN Fragment rest_of_tf32(const Fragment& f, const Fragment& high) {
-  Fragment r;
+PYRNN_FN void split_tf32(const Fragment& f, Fragment& high, Fragment& low) {
   PYRNN_UNROLL for (int i = 0; i < N; i++) {
+    high.word[i] = f.word[i] & 0xffffe000;
     const float rest = float_of(f.word[i]) - float_of(high.word[i]);
-    r.word[i] = rest == rest ? to_tf32(rest) : 0;
+    low.word[i] = rest == rest ? bits_of(rest) + 0x1000 : 0;
   }
-  return r;
 }
 
 struct Tf32Math {
   using Number = float;
-  static constexpr bool tensor = true;
+  static constexpr bool tensor = true, exact = false;
   template <class Context>
   static PYRNN_FN void multiply(Context& context, float (&c)[4], const Words& upper, const Words& lower,
                                 const Words& column) {
@@ -98,21 +98,21 @@ struct Tf32Math {
   }
 };
 
-// x·y as xh·yh + (xh·yl + xl·yh): the product of the two rests is below the last bit of float32.
+// x·y as xh·yh + (xh·yl + xl·yh): the product of the two rests is below the last bits of float32.
 struct ExactMath {
   using Number = float;
-  static constexpr bool tensor = true;
+  static constexpr bool tensor = true, exact = true;
   template <class Context>
   static PYRNN_FN void multiply(Context& context, float (&c)[4], const Words& upper, const Words& lower,
                                 const Words& column) {
     PYRNN_UNROLL for (int half = 0; half < 2; half++) {
-      const RowFragment row = row_fragment(upper, lower, half);
-      const ColumnFragment col = column_fragment(column, half);
-      const RowFragment row_high = rounded_to_tf32<RowFragment, 4>(row);
-      const ColumnFragment col_high = rounded_to_tf32<ColumnFragment, 2>(col);
-      context.mma(MmaTf32{}, c, rest_of_tf32<RowFragment, 4>(row, row_high), col_high);
-      context.mma(MmaTf32{}, c, row_high, rest_of_tf32<ColumnFragment, 2>(col, col_high));
-      context.mma(MmaTf32{}, c, row_high, col_high);
+      RowFragment row, row_low;
+      ColumnFragment col, col_low;
+      split_tf32<RowFragment, 4>(row_fragment(upper, lower, half), row, row_low);
+      split_tf32<ColumnFragment, 2>(column_fragment(column, half), col, col_low);
+      context.mma(MmaTf32{}, c, row_low, col);
+      context.mma(MmaTf32{}, c, row, col_low);
+      context.mma(MmaTf32{}, c, row, col);
     }
   }
 };
@@ -121,7 +121,7 @@ struct ExactMath {
 template <class T>
 struct FmaMath {
   using Number = T;
-  static constexpr bool tensor = false;
+  static constexpr bool tensor = false, exact = false;
 };
 
 // The numbers of 16 bytes, for FmaMath.

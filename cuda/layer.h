@@ -42,7 +42,8 @@ struct LayerOf {
   LayerOf(const Layer& layer, const Machine& machine)
       : layer(layer), machine(machine), Steps_(layer.sizes.T), B(layer.sizes.B), I(layer.sizes.I), H(layer.sizes.H),
         padded(padded_units(H)), entries(Steps_ * B), steps(steps_of(layer)),
-        problem{layer.sizes, Cell::slots, Cell::states, X, R, int(sizeof(T)), int(sizeof(A)), Math::tensor} {}
+        problem{layer.sizes,    Cell::slots,    Cell::states, X,          R,
+                int(sizeof(T)), int(sizeof(A)), Math::tensor, Math::exact} {}
 
   Arena<T> arena(const void* data) const {
     Arena<T> a{};

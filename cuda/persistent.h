@@ -19,7 +19,7 @@ namespace cuda {
 template <class Math, int N, int W>
 struct Resident {
   using T = typename Math::Number;
-  static constexpr int together = chunks_in_flight, in_registers = chunks_in_registers(N);
+  static constexpr int together = chunks_in_flight(Math::exact), in_registers = chunks_in_registers(N, Math::exact);
   Words held[in_registers][N];
   Words* shared;  // (chunks of a warp beyond those, N, W, lanes)
   int chunks, warp, lane;
@@ -103,7 +103,7 @@ struct Exchange {
   // Shared memory: weights, two buffers of partial sums, the states of this block's units.
   struct Shape {
     int chunks, row_tiles, group;  // group: row tiles between two barriers
-    PYRNN_FN size_t partial_at() const { return resident_bytes(chunks, N, W); }
+    PYRNN_FN size_t partial_at() const { return resident_bytes(chunks, N, W, Math::exact); }
     PYRNN_FN size_t states_at() const { return partial_at() + partial_bytes(group, N, W); }
   };
 

@@ -14,7 +14,7 @@ struct Problem {
   Sizes sizes;
   int slots, states, from_x, from_h;
   int bytes, accumulator_bytes;  // of a number, of a sum
-  bool tensor;                   // products on tensor cores
+  bool tensor, exact;            // products on tensor cores; of split operands
 };
 
 // Bytes of input products that are computed before the steps that use them: they should stay in the second-level cache.
@@ -46,17 +46,20 @@ inline int64_t column_splits(int64_t rows) {
 constexpr int resident_units = tile_columns;        // units of a block
 constexpr int resident_warps = 8;                   // of a block; they share out k
 constexpr int most_row_tiles = 4;                   // tiles of 16 sequences between two barriers
-constexpr int chunks_in_flight = 4;                 // loads that a lane has under way at once, times two
 
-// Chunks of a warp whose weights stay in registers, for N columns of tiles: 64 registers of a thread, or a little more.
-PYRNN_FN constexpr int chunks_in_registers(int N) {
-  return 16 / N < chunks_in_flight ? chunks_in_flight : 16 / N / chunks_in_flight * chunks_in_flight;
+// Loads that a lane has under way at once, times two. Exact float32 splits every operand, for which it needs registers.
+PYRNN_FN constexpr int chunks_in_flight(bool exact) { return exact ? 2 : 4; }
+// Chunks of a warp whose weights stay in registers, for N columns of tiles: 64 registers of a thread (exact: 32), or a
+// little more.
+PYRNN_FN constexpr int chunks_in_registers(int N, bool exact) {
+  const int flight = chunks_in_flight(exact), most = 4 * flight / N;
+  return most < flight ? flight : most / flight * flight;
 }
 PYRNN_FN constexpr int chunks_of_warp(int chunks, int warps) { return (chunks + warps - 1) / warps; }
 
 // Shared memory of a block: the weights that are not in registers, two buffers of partial sums, the units' states.
-PYRNN_FN constexpr size_t resident_bytes(int chunks, int N, int warps) {
-  const int beyond = chunks_of_warp(chunks, warps) - chunks_in_registers(N);
+PYRNN_FN constexpr size_t resident_bytes(int chunks, int N, int warps, bool exact) {
+  const int beyond = chunks_of_warp(chunks, warps) - chunks_in_registers(N, exact);
   return beyond > 0 ? size_t(beyond) * N * warps * warp_lanes * sizeof(Words) : 0;
 }
 PYRNN_FN constexpr int partial_pitch(int N) { return N * tile_columns + 4; }
@@ -88,8 +91,8 @@ inline Placement place(const Problem& p, bool backward, const Machine& machine) 
   place.chunks = int(padded_units(p.sizes.H) * p.bytes / 64) * (backward ? p.from_h : 1);
   for (place.group = place.row_tiles < most_row_tiles ? place.row_tiles : most_row_tiles; place.group > 0;
        place.group--) {
-    place.shared = resident_bytes(place.chunks, N, resident_warps) + partial_bytes(place.group, N, resident_warps) +
-                   state_bytes(place.row_tiles, p.states);
+    place.shared = resident_bytes(place.chunks, N, resident_warps, p.exact) +
+                   partial_bytes(place.group, N, resident_warps) + state_bytes(place.row_tiles, p.states);
     place.fits = place.shared <= size_t(machine.shared_bytes);
     if (place.fits) return place;
   }

@@ -11,7 +11,6 @@ optimised away, or multiplies without tensor cores.
 
 import csv
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +32,7 @@ def readable(symbols: list[str]) -> dict[str, str]:
     names = {}
     for symbol, name in zip(symbols, text.splitlines(), strict=True):
         body = re.sub(r"^void pyrnn::cuda::run_body<(.*)>\(.*$", r"\1", name)
-        names[symbol] = re.sub(r"pyrnn::(cuda|host)::", "", body)
+        names[symbol] = re.sub(r"pyrnn::(cuda|host)::", "", body).strip()
     return names
 
 
@@ -49,13 +48,11 @@ def reports(folder: Path) -> dict[str, dict[str, tuple[int, int, int]]]:
 
 
 def products(folder: Path) -> dict[str, int]:
-    """mma.sync instructions in the PTX of every kernel."""
-    tool = shutil.which("cuobjdump") or shutil.which("cuobjdump", path="/usr/local/cuda/bin")
-    if tool is None:
-        raise SystemExit("no cuobjdump: the PTX cannot be read")
+    """mma.sync instructions of every kernel, in the PTX of the newest architecture."""
     counts: dict[str, int] = {}
-    for thing in sorted(folder.glob("*_functions.o")):
-        ptx = subprocess.run([tool, "-ptx", str(thing)], capture_output=True, text=True, check=True).stdout
+    for kept in sorted(folder.glob("*_functions")):
+        versions = {int(re.sub(r"\D", "", path.name)): path for path in kept.glob("*.ptx")}
+        ptx = versions[max(versions)].read_text(encoding="utf-8")
         parts = re.split(r"^\s*\.visible \.entry (\w+)\(", ptx, flags=re.MULTILINE)
         for symbol, text in zip(parts[1::2], parts[2::2], strict=True):
             counts[symbol] = text.count("mma.sync")

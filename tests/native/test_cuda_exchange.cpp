@@ -146,7 +146,8 @@ int differing() {
   args.shape = {chunks, 1, 1};
   args.count = T_steps;
   args.weight_hh = weights.data();
-  run_on_threads<Forward>(2, resident_bytes(chunks, 4, W) + partial_bytes(1, 4, W) + state_bytes(1, 2), args);
+  run_on_threads<Forward>(2, resident_bytes(chunks, 4, W, Math::exact) + partial_bytes(1, 4, W) + state_bytes(1, 2),
+                          args);
 
   using Backward = PersistentBackward<Lstm, Math, W>;
   typename Backward::Args back{};
@@ -162,7 +163,8 @@ int differing() {
   back.point.dinitial = dinitial.data();
   back.shape = {4 * chunks, 1, 1};
   back.weight_hh = weights.data();
-  run_on_threads<Backward>(2, resident_bytes(4 * chunks, 1, W) + partial_bytes(1, 1, W) + state_bytes(1, 2), back);
+  run_on_threads<Backward>(
+      2, resident_bytes(4 * chunks, 1, W, Math::exact) + partial_bytes(1, 1, W) + state_bytes(1, 2), back);
 
   int wrong = 0;
   const auto compare = [&](float got, double expected, double bound) {

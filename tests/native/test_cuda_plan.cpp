@@ -117,7 +117,7 @@ void test_plan() {
           for (const int slots : {1, 3, 4, 6, 8})
             for (const int bytes : {2, 4, 8})
               for (const bool backward : {false, true}) {
-                const Problem p{{T, B, H, H}, slots, 2, slots, slots, bytes, bytes == 8 ? 8 : 4, bytes < 8};
+                const Problem p{{T, B, H, H}, slots, 2, slots, slots, bytes, bytes == 8 ? 8 : 4, bytes < 8, bytes == 4};
                 const Placement at = place(p, backward, machine);
                 cases++;
                 expect(steps_at_once(p) >= 1 && steps_at_once(p) <= T, "steps_at_once");
@@ -135,8 +135,8 @@ void test_plan() {
                 expect(at.group >= 1 && at.group <= at.row_tiles && at.group <= most_row_tiles, "groups");
                 expect(at.shared <= size_t(machine.shared_bytes), "shared memory");
                 expect(at.chunks * 64 == padded_units(H) * bytes * (backward ? slots : 1), "chunks");
-                expect(chunks_in_registers(N) * N * 4 <= 128, "registers");
-                expect(at.shared == resident_bytes(at.chunks, N, resident_warps) +
+                expect(chunks_in_registers(N, p.exact) * N * 4 <= 128, "registers");
+                expect(at.shared == resident_bytes(at.chunks, N, resident_warps, p.exact) +
                                         partial_bytes(at.group, N, resident_warps) + state_bytes(at.row_tiles, 2),
                        "the pieces of shared memory");
               }
@@ -145,7 +145,8 @@ void test_plan() {
   for (const int64_t H : {256, 512, 768, 1024})
     for (const int bytes : {2, 4})
       for (const bool backward : {false, true})
-        expect(place({{1024, 16, H, H}, 4, 2, 4, 4, bytes, 4, true}, backward, h100).fits, "an LSTM on an H100");
+        expect(place({{1024, 16, H, H}, 4, 2, 4, 4, bytes, 4, true, bytes == 4}, backward, h100).fits,
+               "an LSTM on an H100");
   for (int64_t tiles = 0; tiles < 500; tiles += 7)
     for (int64_t chunks = 0; chunks < 3000; chunks += 11) {
       const int64_t splits = splits_of(tiles, chunks, h100);
