@@ -3,7 +3,9 @@
 #pragma once
 
 #include "scalar.h"
+#if !defined(__CUDACC__)  // a GPU's lane holds one value at a time
 #include "math.h"
+#endif
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {

@@ -14,4 +14,8 @@
 #define PYRNN_ISA_NAMESPACE host
 #endif
 
+#if defined(__CUDACC__)
+#define PYRNN_UNROLL _Pragma("unroll")
+#else
 #define PYRNN_UNROLL _Pragma("GCC unroll 32")
+#endif

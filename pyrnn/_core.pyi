@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The compiled kernels: strict, arrays are used exactly as they are or refused."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,9 @@ class Saved:
 
     def saved(self) -> Array:
         """The saved values of every step, (T, B, saved, H), zero where a step was not computed."""
+
+class CudaSaved:
+    """What cuda_forward keeps for cuda_backward."""
 
 class AttentionSaved:
     """What attention_forward keeps for attention_backward."""
@@ -216,4 +219,50 @@ def decoder_backward(
 ) -> None: ...
 def multiply(
     a: Array, b: Array, out: Array, *, a_transposed: bool = False, b_transposed: bool = False
+) -> None: ...
+
+# Arrays of a device: pointer, shape, strides in elements, name of the numbers, and whatever owns the memory.
+DeviceArray = tuple[int, tuple[int, ...], tuple[int, ...], str, Any]
+
+def cuda_open(path: str) -> str: ...
+def cuda_close() -> None: ...
+def cuda_devices() -> list[str]: ...
+def cuda_host_memory() -> bool: ...
+def cuda_forward(
+    cell: str,
+    x: DeviceArray,
+    state: Sequence[DeviceArray] | None,
+    weight_ih: DeviceArray,
+    weight_hh: DeviceArray,
+    bias_ih: DeviceArray | None,
+    bias_hh: DeviceArray | None,
+    y: DeviceArray,
+    state_out: Sequence[DeviceArray],
+    *,
+    allocate: Callable[[int], tuple[int, Any]],
+    device: int,
+    stream: int,
+    lengths: DeviceArray | None = None,
+    mask: DeviceArray | None = None,
+    resets: DeviceArray | None = None,
+    reset_to_initial: bool = False,
+    reverse: bool = False,
+    save: bool = False,
+    precision: str = "exact",
+    tier: str = "automatic",
+) -> CudaSaved | None: ...
+def cuda_backward(
+    saved: CudaSaved,
+    dy: DeviceArray | None,
+    dstate: Sequence[DeviceArray] | None,
+    dx: DeviceArray | None,
+    dx_accumulate: bool,
+    dstate_out: Sequence[DeviceArray],
+    dweight_ih: DeviceArray,
+    dweight_hh: DeviceArray,
+    dbias_ih: DeviceArray | None,
+    dbias_hh: DeviceArray | None,
+    *,
+    allocate: Callable[[int], tuple[int, Any]],
+    stream: int,
 ) -> None: ...

@@ -75,7 +75,7 @@ class Cell:
         )
         self.dtype = checks.float_dtype(dtype)
         rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
-        self.params = initial_params(self._layout, self.dtype, rng)
+        self.params = {n: a.astype(self.dtype) for n, a in initial_params(self._layout, rng).items()}
 
     @property
     def name(self) -> str:

@@ -351,7 +351,8 @@ def dtype_of(backend: Backend, params: Any) -> np.dtype[Any]:
         if weight is None:
             raise ValueError("params: expected 'weight_ih', got no such name")
         raise TypeError(f"weight_ih: expected a NumPy array, got {type(weight).__name__}")
-    return backend.cells.dtype("weight_ih", weight.dtype)
+    dtype: np.dtype[Any] = backend.cells.dtype("weight_ih", weight.dtype)
+    return dtype
 
 
 def sequence(name: str, a: Any, axes: str, dtype: np.dtype[Any]) -> Array:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -12,6 +11,7 @@ import numpy as np
 
 import pyrnn
 from pyrnn import _core, functional, reference
+from pyrnn.backends import cuda
 from pyrnn.layout import Array, Layout
 
 #: The bounds of the tests: reference against complex step, cells against dual numbers, float64 kernels
@@ -24,16 +24,12 @@ def properties() -> dict[str, str]:
     """Names and values of what decides results and speed on this machine."""
     build: Any = np.show_config(mode="dicts")
     blas = build["Build Dependencies"]["blas"]
-    try:
-        cuda = importlib.metadata.version("pyrnn-kernels-cuda13")
-    except importlib.metadata.PackageNotFoundError:
-        cuda = "not installed"
     return {
         "pyrnn": pyrnn.__version__,
         "instruction set": f"{_core.isa()} (of {', '.join(_core.isas())}; PYRNN_ISA chooses another)",
         "threads": f"{_core.num_threads()} of {_core.available_cpus()} CPUs available",
         "cells": ", ".join(_core.cells()),
-        "CUDA library": cuda,
+        "CUDA library": cuda.status(),
         "NumPy": f"{np.__version__}, BLAS {blas['name']} {blas['version']}",
         "Python": f"{platform.python_version()} ({platform.python_implementation()})",
         "platform": platform.platform(),

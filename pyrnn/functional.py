@@ -38,7 +38,7 @@ __all__ = [
     "sequence_forward",
 ]
 
-KERNELS = Backend(_core.cells(), _core.forward, _core.backward, FLOATS, _core.empty)
+KERNELS = Backend(_core.cells(), _core.forward, _core.backward, FLOATS)
 
 
 DECODER: decoding.Backend = Native(KERNELS)

@@ -38,12 +38,15 @@ class Recurrent:
         A second set of cells reads each sequence from its last valid step; outputs are 2·H wide.
     proj_size, layer_norm, zoneout, recurrent_dropout
         Not implemented yet; only the defaults are accepted.
-    compute_dtype : {None, "bfloat16"}
+    compute_dtype : {None, "bfloat16"}, on a CUDA device {None, "tf32"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
-        the weights; sums, states, outputs and gradients stay float32.
-    dtype : {"float32", "float64"}
+        the weights; sums, states, outputs and gradients stay float32. "tf32": products of float32 in TF32.
+    dtype : {"float32", "float64"}, on a CUDA device also {"bfloat16", "float16"}
         Of the parameters and of everything computed.
-    device : {"cpu"}
+    device : {"cpu", "cuda", "cuda:0", …}
+        On a CUDA device arrays are CuPy's, or PyTorch's CUDA tensors, and so are the parameters (CuPy's if it
+        is installed); work goes to the library's current stream, and nothing waits for it. No GPU has run
+        this yet: see docs/cuda.md.
     seed : int, optional
         Of the initial parameters and of the dropout masks; unpredictable when None.
 
@@ -63,7 +66,7 @@ class Recurrent:
     NotImplementedError
         An option that does not exist yet has a value other than its default.
     RuntimeError
-        `device` is not "cpu".
+        The device, its driver or the CUDA library is missing.
 
     Examples
     --------
@@ -100,7 +103,9 @@ class Recurrent:
         device: str = "cpu",
         seed: int | None = None,
     ) -> None:
-        checks.on_cpu(device)
+        if device != "cpu":
+            self._backend = cuda_backend(device, compute_dtype)
+            compute_dtype = None
         checks.supported(
             proj_size=(proj_size, 0),
             layer_norm=(layer_norm, False),
@@ -117,10 +122,15 @@ class Recurrent:
         )
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
-        self.dtype = checks.float_dtype(dtype)
+        self.dtype = checks.float_dtype(dtype) if device == "cpu" else self._backend.dtype("dtype", dtype)
         self.compute_dtype = checks.compute_dtype(compute_dtype, self.dtype)
+        self.device = device
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
-        self.params = initial_params(self._layout, self.dtype, self.rng)
+        self.params = self._made(initial_params(self._layout, self.rng))
+
+    def _made(self, params: Mapping[str, Array]) -> dict[str, Array]:
+        """Arrays of the layer's library and dtype from NumPy's."""
+        return {name: self._backend.arrays.made(a, self.dtype) for name, a in params.items()}
 
     @property
     def cell(self) -> str:
@@ -276,6 +286,7 @@ class Recurrent:
         """
         from pyrnn.reference.cells import registry
 
+        checks.on_cpu(self.device)
         if not -self.num_layers <= layer < self.num_layers:
             raise ValueError(f"layer: expected {-self.num_layers} to {self.num_layers - 1}, got {layer}")
         saved = self.forward(
@@ -284,12 +295,13 @@ class Recurrent:
         return stacking.gates(saved, layer % self.num_layers, registry[self.cell].gate_names)
 
     def stream(self, batch_size: int = 1) -> Stream:
-        """Step by step with the state kept inside; see `pyrnn.streams.Stream`."""
+        """Step by step with the state kept inside, on the CPU; see `pyrnn.streams.Stream`."""
+        checks.on_cpu(self.device)
         return Stream(self, batch_size)
 
     def state_dict(self) -> dict[str, Array]:
-        """A copy of the parameters by name."""
-        return {name: np.array(self.params[name]) for name in self._layout.shapes}
+        """A copy of the parameters by name, as NumPy's arrays; bfloat16 as float32."""
+        return {name: self._backend.arrays.numpy(self.params[name]) for name in self._layout.shapes}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Copy parameters in place, cast to the layer's dtype; every name and shape is checked first.
@@ -306,8 +318,8 @@ class Recurrent:
             A value holds something else than real floating-point numbers.
         """
         loaded = checks.state_dict(self._layout, state)
-        checks.weights(self._layout, self.params, self.dtype)
-        for name, a in loaded.items():
+        self._backend.arrays.weights(self._layout, self.params, self.dtype)
+        for name, a in self._made(loaded).items():
             self.params[name][...] = a
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -340,14 +352,29 @@ class Recurrent:
         ):
             if getattr(self, option) != default:
                 words.append(f"{option}={getattr(self, option)}")
-        if self.dtype != np.float32:
+        if str(self.dtype) != "float32":
             words.append(f"dtype={str(self.dtype)!r}")
         if self.compute_dtype:
             words.append(f"compute_dtype={self.compute_dtype!r}")
+        if self.device != "cpu":
+            words.append(f"device={self.device!r}")
         return f"{name}({', '.join(words)})"
 
 
-def initial_params(layout: Layout, dtype: np.dtype[Any], rng: np.random.Generator) -> dict[str, Array]:
-    """Uniform in ±1/√H, PyTorch's convention."""
+def initial_params(layout: Layout, rng: np.random.Generator) -> dict[str, Array]:
+    """Uniform in ±1/√H, PyTorch's convention, in float64."""
     bound = layout.hidden_size**-0.5
-    return {name: rng.uniform(-bound, bound, shape).astype(dtype) for name, shape in layout.shapes.items()}
+    return {name: rng.uniform(-bound, bound, shape) for name, shape in layout.shapes.items()}
+
+
+def cuda_backend(device: Any, compute_dtype: Any) -> Backend:
+    """The back end of a CUDA device; RuntimeError when it is not there."""
+    if not isinstance(device, str):
+        raise RuntimeError(f"device: expected 'cpu' or 'cuda', got {device!r}")
+    from pyrnn.backends.cuda import CudaBackend
+
+    if compute_dtype not in (None, "tf32"):
+        raise NotImplementedError(
+            f"compute_dtype={compute_dtype!r} is not implemented; only compute_dtype=None and 'tf32' are"
+        )
+    return CudaBackend(device, compute_dtype or "exact")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers, directions, memory layout and dropout over any back end that runs one layer in one direction.
 
-The kernels and the NumPy reference are two such back ends; what is here is written once for both.
+The kernels, the NumPy reference and the CUDA kernels are such; what is here is written once for all.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from pyrnn import checks
+from pyrnn.backends.numpy import NUMPY
 from pyrnn.layout import Array, Layout, Spec, layout_from
 
 State: TypeAlias = Array | tuple[Array, ...]
@@ -28,8 +29,8 @@ class Backend:
         With the arguments of `pyrnn._core.forward` and `pyrnn._core.backward`.
     dtypes : tuple of dtype
         The number types it computes in.
-    empty : callable
-        Memory for results, as `numpy.empty` gives it.
+    arrays : object, optional
+        The library of its arrays; NumPy's when None.
     """
 
     def __init__(
@@ -37,10 +38,11 @@ class Backend:
         cells: dict[str, dict[str, Any]],
         forward: Callable[..., Any],
         backward: Callable[..., None],
-        dtypes: tuple[np.dtype[Any], ...],
-        empty: Callable[[tuple[int, ...], np.dtype[Any]], Array] = np.empty,
+        dtypes: tuple[Any, ...],
+        arrays: Any = NUMPY,
     ) -> None:
-        self.forward, self.backward, self.dtypes, self.empty = forward, backward, dtypes, empty
+        self.forward, self.backward, self.dtypes = forward, backward, dtypes
+        self.arrays = arrays
         self.specs = {
             name: Spec(name, cell["states"], len(cell["from_x"]), len(cell["from_h"]))
             for name, cell in cells.items()
@@ -54,7 +56,11 @@ class Backend:
             raise ValueError(f"cell: expected one of {', '.join(self.specs)}, got {cell!r}")
         return self.specs[cell]
 
-    def dtype(self, name: str, dtype: np.dtype[Any]) -> np.dtype[Any]:
+    def arrays_of(self, name: str, a: Any) -> Any:
+        """The library that the results of a call with `a` are made with."""
+        return self.arrays
+
+    def dtype(self, name: str, dtype: Any) -> Any:
         """The native form of a dtype this back end computes in, else TypeError."""
         for known in self.dtypes:
             if dtype == known or dtype.newbyteorder("=") == known:
@@ -81,6 +87,7 @@ class Saved:
     """What a forward keeps for its backward: opaque, tied to the x and the weights of that call."""
 
     __slots__ = (
+        "arrays",
         "backend",
         "batch_first",
         "dropped",
@@ -95,13 +102,14 @@ class Saved:
     def __init__(
         self,
         backend: Backend,
+        arrays: Any,
         layout: Layout,
         sizes: tuple[int, int],
-        dtype: np.dtype[Any],
+        dtype: Any,
         batch_first: bool,
         unbatched: bool,
     ) -> None:
-        self.backend, self.layout, self.sizes = backend, layout, sizes
+        self.backend, self.arrays, self.layout, self.sizes = backend, arrays, layout, sizes
         self.dtype, self.batch_first, self.unbatched = dtype, batch_first, unbatched
         self.passes: list[Any] = []  # what the back end saved, by layer and direction
         self.dropped: list[Array | None] = []  # dropout mask on the input of every layer
@@ -129,7 +137,7 @@ def from_names(
 def forward(
     backend: Backend,
     layout: Layout,
-    dtype: np.dtype[Any],
+    dtype: Any,
     x: Array,
     state: State | None,
     params: Any,
@@ -149,26 +157,27 @@ def forward(
 
     The third result is a Saved when `save`, else None.
     """
-    weights = checks.weights(layout, params, dtype)
+    arrays = backend.arrays_of("x", x)
+    weights = arrays.weights(layout, params, dtype)
     inputs, H, N = layout.sizes
-    x = checks.plain_array("x", x, dtype)
+    x = arrays.plain("x", x, dtype)
     unbatched = x.ndim == 2
     if x.ndim not in (2, 3) or x.shape[-1] != inputs:
         axes = "(B, T, I)" if batch_first else "(T, B, I)"
-        raise ValueError(f"x: expected shape {axes} or (T, I) with I = {inputs}, got {x.shape}")
-    view = checks.kernel_ready(time_major(x, batch_first, unbatched), dtype)
+        raise ValueError(f"x: expected shape {axes} or (T, I) with I = {inputs}, got {tuple(x.shape)}")
+    view = arrays.ready(time_major(x, batch_first, unbatched), dtype)
     T, B, _ = view.shape
     S, L, D = layout.spec.states, layout.num_layers, layout.directions
 
-    states = None if state is None else read_state("state", state, layout, B, unbatched, dtype)
-    zeros = [np.zeros((B, H), dtype)] * S if states is None else []
+    states = None if state is None else read_state(arrays, "state", state, layout, B, unbatched, dtype)
+    zeros = [arrays.zeros((B, H), dtype)] * S if states is None else []
     options: dict[str, Any] = {}
     if lengths is not None:
-        options["lengths"] = checks.lengths_of(lengths, T, B, unbatched)
+        options["lengths"] = arrays.lengths(lengths, T, B, unbatched)
     if mask is not None:
-        options["mask"] = checks.flags_of("mask", mask, T, B, batch_first, unbatched)
+        options["mask"] = arrays.flags("mask", mask, T, B, batch_first, unbatched)
     if resets is not None:
-        options["resets"] = checks.flags_of("resets", resets, T, B, batch_first, unbatched)
+        options["resets"] = arrays.flags("resets", resets, T, B, batch_first, unbatched)
     if reset_to != "zero":
         options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
     if compute_dtype is not None:
@@ -177,20 +186,22 @@ def forward(
         checks.probability("dropout", dropout)
         checks.generator("rng", rng)
     if out is not None:
-        read = [x, *(states or ()), *(a for arrays in weights for a in arrays if a is not None)]
-        checks.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
+        read = [x, *(states or ()), *(a for pass_arrays in weights for a in pass_arrays if a is not None)]
+        arrays.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
 
-    saved = Saved(backend, layout, (T, B), dtype, batch_first, unbatched) if save else None
-    finals = [np.empty((L * D, B, H), dtype) for _ in range(S)]
+    saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if save else None
+    finals = [arrays.empty((L * D, B, H), dtype) for _ in range(S)]
     run, cell = backend.forward, layout.spec.name
     for layer in range(L):
-        dropped = dropout_mask(rng, view.shape, dropout, dtype) if layer and dropout and rng else None
+        dropped = (
+            arrays.made(dropout_mask(rng, view.shape, dropout), dtype) if layer and dropout and rng else None
+        )
         if dropped is not None:
             view *= dropped
         y = (
-            sequence_empty(backend, T, B, N, dtype, batch_first)
+            sequence_empty(arrays, T, B, N, dtype, batch_first)
             if layer < L - 1 or out is None
-            else checks.kernel_ready(time_major(out, batch_first, unbatched), dtype)
+            else arrays.ready(time_major(out, batch_first, unbatched), dtype)
         )
         for d in range(D):
             k = layer * D + d
@@ -212,7 +223,7 @@ def forward(
         view = y
     y = original(view, batch_first, unbatched)
     if out is not None:
-        if not np.may_share_memory(y, out):
+        if not arrays.share_memory(y, out):
             out[...] = y
         y = out
     if unbatched:
@@ -224,22 +235,22 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
     """The reverse sweep through every layer and direction; see `pyrnn.functional.sequence_backward`."""
     if not isinstance(saved, Saved):
         raise TypeError(f"saved: expected what forward returned, got {type(saved).__name__}")
-    layout, dtype, (T, B) = saved.layout, saved.dtype, saved.sizes
+    arrays, layout, dtype, (T, B) = saved.arrays, saved.layout, saved.dtype, saved.sizes
     batch_first, unbatched = saved.batch_first, saved.unbatched
     inputs, H, N = layout.sizes
     S, L, D = layout.spec.states, layout.num_layers, layout.directions
     if dy is not None:
-        dy = checks.plain_array("dy", dy, dtype)
+        dy = arrays.plain("dy", dy, dtype)
         shape, axes = sequence_shape(T, B, N, batch_first, unbatched)
-        if dy.shape != shape:
-            raise checks.wrong_shape("dy", axes, shape, dy.shape)
-        dy = checks.kernel_ready(time_major(dy, batch_first, unbatched), dtype)
-    dstates = None if dstate is None else read_state("dstate", dstate, layout, B, unbatched, dtype)
+        if tuple(dy.shape) != shape:
+            raise checks.wrong_shape("dy", axes, shape, tuple(dy.shape))
+        dy = arrays.ready(time_major(dy, batch_first, unbatched), dtype)
+    dstates = None if dstate is None else read_state(arrays, "dstate", dstate, layout, B, unbatched, dtype)
 
-    dinitial = [np.empty((L * D, B, H), dtype) for _ in range(S)]
-    grads = {name: saved.backend.empty(shape, dtype) for name, shape in layout.shapes.items()}
+    dinitial = [arrays.empty((L * D, B, H), dtype) for _ in range(S)]
+    grads = {name: arrays.empty(shape, dtype) for name, shape in layout.shapes.items()}
     for layer in reversed(range(L)):
-        dx = sequence_empty(saved.backend, T, B, N if layer else inputs, dtype, batch_first)
+        dx = sequence_empty(arrays, T, B, N if layer else inputs, dtype, batch_first)
         for d in range(D):
             k = layer * D + d
             dweights = [grads[name] for name, _ in layout.passes[k]]
@@ -290,31 +301,28 @@ def sequence_shape(T: int, B: int, N: int, batch_first: bool, unbatched: bool) -
     return ((B, T, N), "(B, T, H*directions)") if batch_first else ((T, B, N), "(T, B, H*directions)")
 
 
-def sequence_empty(
-    backend: Backend, T: int, B: int, N: int, dtype: np.dtype[Any], batch_first: bool
-) -> Array:
+def sequence_empty(arrays: Any, T: int, B: int, N: int, dtype: Any, batch_first: bool) -> Array:
     """Memory for a sequence (T, B, N) that is contiguous in the caller's layout."""
-    return backend.empty((B, T, N), dtype).swapaxes(0, 1) if batch_first else backend.empty((T, B, N), dtype)
+    empty: Array = arrays.empty((B, T, N) if batch_first else (T, B, N), dtype)
+    return empty.swapaxes(0, 1) if batch_first else empty
 
 
 def read_state(
-    name: str, state: State, layout: Layout, B: int, unbatched: bool, dtype: np.dtype[Any]
+    arrays: Any, name: str, state: State, layout: Layout, B: int, unbatched: bool, dtype: Any
 ) -> tuple[Array, ...]:
     """A state, checked, as arrays (num_layers·directions, B, H)."""
     rows, H = layout.num_layers * layout.directions, layout.hidden_size
     if unbatched:
-        arrays = checks.states(
+        states = arrays.states(
             name, state, layout.spec.states, (rows, H), "(num_layers*directions, H)", dtype
         )
-        return tuple(s[:, None] for s in arrays)
-    return checks.states(
+        return tuple(s[:, None] for s in states)
+    checked: tuple[Array, ...] = arrays.states(
         name, state, layout.spec.states, (rows, B, H), "(num_layers*directions, B, H)", dtype
     )
+    return checked
 
 
-def dropout_mask(
-    rng: np.random.Generator, shape: tuple[int, ...], dropout: float, dtype: np.dtype[Any]
-) -> Array:
+def dropout_mask(rng: np.random.Generator, shape: tuple[int, ...], dropout: float) -> Array:
     """Inverted dropout: 0 with probability `dropout`, else 1 / (1 - dropout)."""
-    keep = rng.random(shape, np.float32) >= dropout
-    return np.multiply(keep, 1 / (1 - dropout) if dropout < 1 else 0, dtype=dtype)
+    return (rng.random(shape, np.float32) >= dropout) * (1 / (1 - dropout) if dropout < 1 else 0.0)

@@ -87,7 +87,11 @@ class Stream:
     def state(self, state: State) -> None:
         layer = self._layer
         self._core.set_state(
-            list(read_state("state", state, layer._layout, self.batch_size, False, layer.dtype))
+            list(
+                read_state(
+                    layer._backend.arrays, "state", state, layer._layout, self.batch_size, False, layer.dtype
+                )
+            )
         )
 
     def reset(self, rows: Sequence[int] | Array | None = None) -> None:

@@ -12,6 +12,14 @@ import pytest
 import pyrnn
 
 
+@pytest.fixture(scope="session")
+def emulated_library(tmp_path_factory):
+    """The CUDA library for the host, built once."""
+    from cuda_library import build_emulation
+
+    return build_emulation(tmp_path_factory.mktemp("cuda"))
+
+
 @pytest.fixture
 def threads():
     """`threads(n)` sets the number of threads until the test ends."""

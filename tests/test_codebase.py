@@ -74,7 +74,7 @@ def test_names_of_files():
     assert not [name(path) for path in FILES if banned & set(re.split(r"[_.]", path.name.lower()))]
 
 
-@pytest.mark.parametrize("path", [path for path in CODE if path.suffix in {".h", ".cpp"}], ids=name)
+@pytest.mark.parametrize("path", [path for path in CODE if path.suffix in {".h", ".cpp", ".cu"}], ids=name)
 def test_no_openmp(path):
     """GNU's run-time library hangs after a fork."""
     assert not re.search(r"#\s*pragma\s+omp|<omp\.h>", path.read_text(encoding="utf-8"))

@@ -13,4 +13,5 @@ PYBIND11_MODULE(_core, m) {
   pyrnn::bind_stream(m);
   pyrnn::bind_attention(m);
   pyrnn::bind_decoder(m);
+  pyrnn::bind_cuda(m);
 }

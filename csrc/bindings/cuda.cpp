@@ -1,0 +1,263 @@
+// SPDX-License-Identifier: Apache-2.0
+// _core.cuda_forward and _core.cuda_backward: one layer, one direction, on arrays of a device.
+#include <pybind11/stl.h>
+
+#include <limits>
+#include <memory>
+#include <optional>
+
+#include "../dispatch_cuda.h"
+#include "arrays.h"
+#include "bindings.h"
+
+namespace pyrnn {
+namespace {
+
+constexpr const char* number_names[] = {"float32", "float64", "bfloat16", "float16"};
+constexpr const char* tier_names[] = {"automatic", "stepwise", "grid", "cluster"};
+constexpr const char* precision_names[] = {"exact", "tf32"};
+
+// A device array as Python describes it: (pointer, shape, strides in elements, name of the numbers, ...).
+struct DeviceArray {
+  void* data;
+  std::vector<int64_t> shape, strides;
+  std::string number;
+};
+
+DeviceArray describe(const char* name, const py::handle& object) {
+  if (!py::isinstance<py::tuple>(object) || py::len(object) < 4)
+    throw py::type_error(std::string(name) + ": expected a described device array");
+  const auto described = py::reinterpret_borrow<py::tuple>(object);
+  DeviceArray a{reinterpret_cast<void*>(described[0].cast<std::uintptr_t>()), described[1].cast<std::vector<int64_t>>(),
+                described[2].cast<std::vector<int64_t>>(), described[3].cast<std::string>()};
+  if (a.shape.size() != a.strides.size()) throw py::value_error(std::string(name) + ": expected a stride an axis");
+  return a;
+}
+
+std::string shape_text(const std::vector<int64_t>& shape) {
+  std::string text;
+  for (const int64_t n : shape) text += std::to_string(n) + (shape.size() == 1 ? "," : ", ");
+  if (shape.size() > 1) text.resize(text.size() - 2);
+  return "(" + text + ")";
+}
+
+// Refuses all but arrays of `number` and `shape` whose last axis (`packed`: all) is contiguous.
+DeviceArray check(const char* name, const py::handle& object, const std::string& number,
+                  const std::vector<int64_t>& shape, bool packed) {
+  DeviceArray a = describe(name, object);
+  if (a.number != number) throw py::type_error(std::string(name) + ": expected " + number + ", got " + a.number);
+  if (a.shape != shape)
+    throw py::value_error(std::string(name) + ": expected shape " + shape_text(shape) + ", got " + shape_text(a.shape));
+  bool empty = false;
+  for (const int64_t n : shape) empty = empty || n == 0;
+  int64_t contiguous = 1;
+  for (size_t i = shape.size(); i-- > 0 && !empty;) {
+    if (shape[i] > 1 && (packed || i + 1 == shape.size()) && a.strides[i] != contiguous)
+      throw py::value_error(std::string(name) +
+                            (packed ? ": expected a C-contiguous array" : ": expected a contiguous last axis"));
+    contiguous *= shape[i];
+  }
+  if (!empty && !a.data) throw py::value_error(std::string(name) + ": expected an array, got a null pointer");
+  return a;
+}
+
+int index_of(const char* name, const std::string& wanted, const char* const* names, int count) {
+  std::string known;
+  for (int i = 0; i < count; i++) {
+    if (wanted == names[i]) return i;
+    known += (i ? ", " : "") + std::string(names[i]);
+  }
+  throw py::value_error(std::string(name) + ": expected one of " + known + ", got '" + wanted + "'");
+}
+
+using Described = std::optional<py::object>;
+using DescribedStates = std::optional<std::vector<py::object>>;
+
+void check_states(const char* name, const DescribedStates& states, const CellInfo& info, const std::string& number,
+                  int64_t B, int64_t H, View* views) {
+  if (!states) return;
+  if (int(states->size()) != info.states)
+    throw py::value_error(std::string(name) + ": expected " + std::to_string(info.states) + " arrays, got " +
+                          std::to_string(states->size()));
+  for (int s = 0; s < info.states; s++) {
+    const DeviceArray a = check(name, (*states)[s], number, {B, H}, false);
+    views[s] = {a.data, 0, a.strides[0]};
+  }
+}
+
+View sequence(const DeviceArray& a) { return {a.data, a.strides[0], a.strides[1]}; }
+
+// What forward keeps for backward: the call as it was, and whatever owns its memory.
+struct CudaSaved : Made {
+  cuda::LayerForward call;
+  int cell;
+  std::string number;
+  std::vector<py::object> kept;
+};
+
+// Memory of the device: allocate(bytes) returns (pointer, owner).
+void* allocate(const py::function& allocator, size_t bytes, std::vector<py::object>& kept) {
+  if (bytes == 0) return nullptr;
+  const py::tuple memory = allocator(bytes);
+  kept.push_back(memory[1]);
+  return reinterpret_cast<void*>(memory[0].cast<std::uintptr_t>());
+}
+
+std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::object& x, const DescribedStates& state,
+                                        const py::object& weight_ih, const py::object& weight_hh,
+                                        const Described& bias_ih, const Described& bias_hh, const py::object& y,
+                                        const DescribedStates& state_out, const py::function& allocator, int device,
+                                        std::uintptr_t stream, const Described& lengths, const Described& mask,
+                                        const Described& resets, bool reset_to_initial, bool reverse, bool save,
+                                        const std::string& precision, const std::string& tier) {
+  const cuda::Table& table = cuda_table();
+  auto saved = std::make_unique<CudaSaved>();
+  saved->cell = find_cell(cell_name);
+  const CellInfo& info = cell_info(saved->cell);
+  cuda::LayerForward& call = saved->call;
+  call = {};
+  call.layer.size = sizeof call.layer;
+  call.layer.version = cuda::abi_version;
+  call.layer.cell = -1;
+  for (int i = 0; i < table.cell_count; i++)
+    if (cell_name == table.cells[i]) call.layer.cell = i;
+  if (call.layer.cell < 0) throw std::runtime_error("device: the CUDA library has no cell '" + cell_name + "'");
+
+  const DeviceArray shape_x = describe("x", x), shape_hh = describe("weight_hh", weight_hh);
+  if (shape_x.shape.size() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I)");
+  if (shape_hh.shape.size() != 2) throw py::value_error("weight_hh: expected 2 dimensions");
+  const std::string& number = saved->number = shape_x.number;
+  call.layer.number = index_of("x", number, number_names, cuda::number_count);
+  const int64_t T = shape_x.shape[0], B = shape_x.shape[1], I = shape_x.shape[2], H = shape_hh.shape[1];
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
+  if (B > 65535) throw py::value_error("x: expected at most 65535 sequences, got " + std::to_string(B));
+  if ((B > 0 && T > most / B) || I > most / max_slots || H > most / max_slots)
+    throw py::value_error("x, weight_hh: too large");
+  call.layer.sizes = {T, B, I, H};
+  call.layer.device = device;
+  call.layer.precision = index_of("precision", precision, precision_names, 2);
+  call.layer.tier = index_of("tier", tier, tier_names, cuda::tier_count);
+  call.layer.reverse = reverse;
+  call.layer.reset_to_initial = reset_to_initial;
+  call.layer.save = save;
+  const auto option = [&](const char* name, const Described& object, const char* numbers, std::vector<int64_t> shape) {
+    return object ? check(name, *object, numbers, shape, true).data : nullptr;
+  };
+  call.layer.lengths = static_cast<const int64_t*>(option("lengths", lengths, "int64", {B}));
+  call.layer.mask = static_cast<const uint8_t*>(option("mask", mask, "bool", {T, B}));
+  call.layer.resets = static_cast<const uint8_t*>(option("resets", resets, "bool", {T, B}));
+
+  const int64_t rows_x = info.from_x_count * H, rows_h = info.from_h_count * H;
+  call.x = sequence(check("x", x, number, {T, B, I}, false));
+  call.y = sequence(check("y", y, number, {T, B, H}, false));
+  call.weight_ih = check("weight_ih", weight_ih, number, {rows_x, I}, true).data;
+  call.weight_hh = check("weight_hh", weight_hh, number, {rows_h, H}, true).data;
+  call.bias_ih = option("bias_ih", bias_ih, number.c_str(), {rows_x});
+  call.bias_hh = option("bias_hh", bias_hh, number.c_str(), {rows_h});
+  if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
+  check_states("state", state, info, number, B, H, call.state);
+  check_states("state_out", state_out, info, number, B, H, call.state_out);
+
+  cuda::LayerMemory memory{};
+  check_cuda(table.forward_memory(&call.layer, &memory));
+  std::vector<py::object> scratch;
+  std::vector<py::object>& kept = saved->kept;
+  call.states = allocate(allocator, memory.states, save ? kept : scratch);
+  call.gates = allocate(allocator, memory.gates, save ? kept : scratch);
+  call.workspace = allocate(allocator, memory.workspace, scratch);
+  call.stream = reinterpret_cast<void*>(stream);
+  int status;
+  {
+    py::gil_scoped_release release;
+    status = table.forward(&call);
+  }
+  check_cuda(status);
+  if (!save) return nullptr;
+  for (const py::object& object : {x, weight_ih, weight_hh}) kept.push_back(object);
+  for (const Described* object : {&lengths, &mask, &resets})
+    if (*object) kept.push_back(**object);
+  if (state)
+    for (const py::object& object : *state) kept.push_back(object);
+  return saved;
+}
+
+void cuda_backward(const CudaSaved& saved, const Described& dy, const DescribedStates& dstate, const Described& dx,
+                   bool dx_accumulate, const DescribedStates& dstate_out, const py::object& dweight_ih,
+                   const py::object& dweight_hh, const Described& dbias_ih, const Described& dbias_hh,
+                   const py::function& allocator, std::uintptr_t stream) {
+  saved.check_made("saved");
+  const cuda::Table& table = cuda_table();
+  const CellInfo& info = cell_info(saved.cell);
+  const auto [T, B, I, H] = saved.call.layer.sizes;
+  const std::string& number = saved.number;
+  const int64_t rows_x = info.from_x_count * H, rows_h = info.from_h_count * H;
+  cuda::LayerBackward call{};
+  call.layer = saved.call.layer;
+  call.x = saved.call.x;
+  call.weight_ih = saved.call.weight_ih;
+  call.weight_hh = saved.call.weight_hh;
+  call.states = saved.call.states;
+  call.gates = saved.call.gates;
+  for (int s = 0; s < max_states; s++) call.state[s] = saved.call.state[s];
+  if (dy) call.dy = sequence(check("dy", *dy, number, {T, B, H}, false));
+  if (dx) call.dx = sequence(check("dx", *dx, number, {T, B, I}, false));
+  call.dx_accumulate = dx_accumulate;
+  if (!dstate_out) throw py::type_error("dstate_out: expected a sequence of arrays, got None");
+  check_states("dstate", dstate, info, number, B, H, call.dstate);
+  check_states("dstate_out", dstate_out, info, number, B, H, call.dstate_out);
+  call.dweight_ih = check("dweight_ih", dweight_ih, number, {rows_x, I}, true).data;
+  call.dweight_hh = check("dweight_hh", dweight_hh, number, {rows_h, H}, true).data;
+  if (dbias_ih) call.dbias_ih = check("dbias_ih", *dbias_ih, number, {rows_x}, true).data;
+  if (dbias_hh) call.dbias_hh = check("dbias_hh", *dbias_hh, number, {rows_h}, true).data;
+  size_t bytes = 0;
+  check_cuda(table.backward_memory(&call.layer, &bytes));
+  std::vector<py::object> scratch;
+  call.workspace = allocate(allocator, bytes, scratch);
+  call.stream = reinterpret_cast<void*>(stream);
+  int status;
+  {
+    py::gil_scoped_release release;
+    status = table.backward(&call);
+  }
+  check_cuda(status);
+}
+
+std::vector<std::string> device_names() {
+  const cuda::Table& table = cuda_table();
+  int count = 0;
+  check_cuda(table.device_count(&count));
+  std::vector<std::string> names;
+  for (int i = 0; i < count; i++) {
+    char name[256];
+    check_cuda(table.device_name(i, name, sizeof name));
+    names.emplace_back(name);
+  }
+  return names;
+}
+
+}  // namespace
+
+void bind_cuda(py::module_& m) {
+  using namespace py::literals;
+  py::class_<CudaSaved>(m, "CudaSaved", "What cuda_forward keeps for cuda_backward.");
+  m.def(
+      "cuda_open", [](const std::string& path) { return std::string(open_cuda(path).build); }, "path"_a,
+      "Opens the CUDA library unless one is open; says how it was built.");
+  m.def("cuda_close", close_cuda, "Closes the CUDA library; nothing that it computed may be used any more.");
+  m.def("cuda_devices", device_names, "Names of the devices.");
+  m.def(
+      "cuda_host_memory", [] { return cuda_table().host_memory != 0; },
+      "Whether the library is an emulation whose device memory is the host's.");
+  m.def("cuda_forward", cuda_forward, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a,
+        "bias_hh"_a, "y"_a, "state_out"_a, py::kw_only(), "allocate"_a, "device"_a, "stream"_a,
+        "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(), "reset_to_initial"_a = false,
+        "reverse"_a = false, "save"_a = false, "precision"_a = "exact", "tier"_a = "automatic",
+        "forward on described device arrays (pointer, shape, strides, number, …); returns what backward needs when "
+        "`save`.");
+  m.def("cuda_backward", cuda_backward, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
+        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, py::kw_only(), "allocate"_a, "stream"_a,
+        "The gradients of cuda_forward.");
+}
+
+}  // namespace pyrnn

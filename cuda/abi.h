@@ -1,0 +1,87 @@
+// SPDX-License-Identifier: Apache-2.0
+// What crosses the border between _core and libpyrnn_cuda.so: PODs that name their size and version, one table.
+//
+// Every pointer to numbers is the device's. Nothing here allocates on the device, and nothing waits for it: memory is
+// the caller's, work goes to the caller's stream.
+#pragma once
+
+#include "../csrc/kernels.h"
+
+namespace pyrnn {
+namespace cuda {
+
+constexpr uint32_t abi_version = 1;
+
+// Numbers that arrays hold. Sums are float, or double for double.
+enum Number : int32_t { number_float32, number_float64, number_bfloat16, number_float16, number_count };
+
+// How float32 products are computed: exactly (three TF32 products, or FMA), or with operands rounded to TF32.
+enum Precision : int32_t { precision_exact, precision_tf32 };
+
+// Which kernels run the steps; `tier_automatic` leaves it to the plan.
+enum Tier : int32_t { tier_automatic, tier_stepwise, tier_grid, tier_cluster, tier_count };
+
+// One layer in one direction: what a forward and its backward agree on.
+struct Layer {
+  uint32_t size, version;
+  int32_t cell, number, precision, tier;
+  int32_t device;
+  int32_t reverse, reset_to_initial, save;
+  Sizes sizes;
+  const int64_t* lengths;        // (B), any value: steps from there on are skipped; null: T
+  const uint8_t *mask, *resets;  // (T, B), or null
+};
+
+// Bytes of device memory that a call needs, aligned to 256. `states` and `gates` stay for the backward.
+struct LayerMemory {
+  size_t states, gates, workspace;
+};
+
+struct LayerForward {
+  Layer layer;
+  View x, y;                                      // (T, B, I), (T, B, H)
+  View state[max_states], state_out[max_states];  // (B, H); data of `state` null: zeros
+  const void *weight_ih, *weight_hh;              // (from_x·H, I), (from_h·H, H)
+  const void *bias_ih, *bias_hh;                  // null: none
+  const void* params;                             // (params, H), for cells that have them
+  void *states, *gates, *workspace;               // `gates` null: inference
+  void* stream;
+};
+
+struct LayerBackward {
+  Layer layer;
+  View x, dy;                                       // dy data null: zeros
+  View state[max_states], dstate[max_states];       // initial state and dstate; data null: zeros
+  const void *weight_ih, *weight_hh, *params;
+  const void *states, *gates;                       // as forward left them
+  View dx;                                          // data null: not wanted
+  int32_t dx_accumulate;
+  View dstate_out[max_states];
+  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams;  // null: not wanted
+  void* workspace;
+  void* stream;
+};
+
+struct Table {
+  uint32_t size, version;
+  const char* build;     // compiler and architectures, for `pyrnn info`
+  int32_t host_memory;   // 1: an emulation for tests, device memory is the host's
+  int32_t cell_count;
+  const char* const* cells;
+  // All return 0, or another number after which error() says what was wrong, in this thread.
+  const char* (*error)();
+  int (*device_count)(int* count);
+  int (*device_name)(int device, char* name, size_t size);
+  int (*forward_memory)(const Layer* layer, LayerMemory* memory);
+  int (*forward)(const LayerForward* call);
+  int (*backward_memory)(const Layer* layer, size_t* workspace);
+  int (*backward)(const LayerBackward* call);
+  int (*chosen_tier)(const Layer* layer, int backward, int32_t* tier);
+};
+
+// The one symbol of the library. Null when it has no table of that version.
+constexpr const char* table_symbol = "pyrnn_cuda_table";
+using TableFunction = const Table* (*)(uint32_t version);
+
+}  // namespace cuda
+}  // namespace pyrnn

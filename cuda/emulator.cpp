@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: Apache-2.0
+// Fibers: the threads of a block, or of a whole grid that runs together, take turns on one thread of the host.
+#include "emulator.h"
+
+#include <ucontext.h>
+
+#include <memory>
+#include <vector>
+
+namespace pyrnn {
+namespace cuda {
+namespace {
+
+constexpr size_t stack_bytes = 128 << 10;
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  Emulated thread;
+  bool done;
+};
+
+// One launch. Fibers run on the thread that launched, so it is found again through that thread.
+struct Scheduler {
+  ucontext_t main;
+  std::vector<Fiber> fibers;
+  Fiber* current = nullptr;
+  void (*run)(Emulated&, const void*);
+  const void* args;
+};
+thread_local Scheduler* scheduler = nullptr;
+
+void start_fiber() {
+  Fiber* fiber = scheduler->current;
+  scheduler->run(fiber->thread, scheduler->args);
+  fiber->done = true;
+  swapcontext(&fiber->context, &scheduler->main);
+}
+
+void run_fibers(Scheduler& s, size_t count) {
+  for (size_t i = 0; i < count; i++) {
+    Fiber& fiber = s.fibers[i];
+    if (!fiber.stack) fiber.stack.reset(new char[stack_bytes]);
+    fiber.done = false;
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = stack_bytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start_fiber, 0);
+  }
+  for (size_t left = count; left > 0;) {
+    for (size_t i = 0; i < count; i++) {
+      if (s.fibers[i].done) continue;
+      s.current = &s.fibers[i];
+      swapcontext(&s.main, &s.fibers[i].context);
+      left -= s.fibers[i].done;
+    }
+  }
+}
+
+}  // namespace
+
+void yield_fiber() {
+  Scheduler& s = *scheduler;
+  swapcontext(&s.current->context, &s.main);
+}
+
+void emulate(const Launch& shape, int threads, bool independent, void (*run)(Emulated&, const void*),
+             const void* args) {
+  const int64_t blocks = shape.x * shape.y * shape.z, together = shape.together ? blocks : 1;
+  if (blocks == 0) return;
+  // NaN in what nobody wrote, as the tests want it.
+  const size_t shared_words = shape.shared / sizeof(Words) + 1;
+  std::vector<std::vector<Words>> shared(static_cast<size_t>(together));
+  std::vector<EmulatedWarp> warps(static_cast<size_t>(together * (threads / warp_lanes + 1)));
+  std::vector<EmulatedBlock> meeting(static_cast<size_t>(together));
+  Scheduler s;
+  s.run = run;
+  s.args = args;
+  if (!independent) s.fibers.resize(static_cast<size_t>(together * threads));
+  scheduler = &s;
+  for (int64_t first = 0; first < blocks; first += together) {
+    for (int64_t b = 0; b < together; b++) {
+      const int64_t at = first + b;
+      shared[size_t(b)].assign(shared_words, Words{{~0u, ~0u, ~0u, ~0u}});
+      meeting[size_t(b)] = {threads, 0, 0, &warps[size_t(b * (threads / warp_lanes + 1))]};
+      for (int thread = 0; thread < threads; thread++) {
+        Emulated context{thread,
+                         int(at % shape.x),
+                         int(at / shape.x % shape.y),
+                         int(at / shape.x / shape.y),
+                         reinterpret_cast<char*>(shared[size_t(b)].data()),
+                         &meeting[size_t(b)]};
+        if (independent)
+          run(context, args);
+        else
+          s.fibers[size_t(b * threads + thread)].thread = context;
+      }
+    }
+    if (!independent) run_fibers(s, size_t(together * threads));
+  }
+  scheduler = nullptr;
+}
+
+}  // namespace cuda
+}  // namespace pyrnn

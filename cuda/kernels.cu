@@ -1,0 +1,40 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every registered cell with one way of multiplying; CMake compiles this file once for each, with PYRNN_MATH its type
+// and PYRNN_FUNCTIONS the name of what it defines.
+#include "kernels.h"
+
+#include "layer.h"
+
+namespace pyrnn {
+namespace cuda {
+namespace {
+
+template <class Cell>
+constexpr LayerFunctions functions() {
+  using Of = LayerOf<Cell, PYRNN_MATH>;
+  return {[](const Layer& layer, const Machine& machine, LayerMemory* memory) {
+            *memory = Of(layer, machine).forward_memory();
+            return 0;
+          },
+          [](const LayerForward& call, const Machine& machine) { return Of(call.layer, machine).forward(call); },
+          [](const Layer& layer, const Machine& machine, size_t* workspace) {
+            *workspace = Of(layer, machine).backward_workspace();
+            return 0;
+          },
+          [](const LayerBackward& call, const Machine& machine) { return Of(call.layer, machine).backward(call); },
+          [](const Layer& layer, const Machine& machine, int backward) {
+            return int32_t(Of(layer, machine).tier(backward));
+          }};
+}
+
+}  // namespace
+
+const LayerFunctions* PYRNN_FUNCTIONS(int cell) {
+#define PYRNN_ENTRY(name, ...) functions<__VA_ARGS__>(),
+  static const LayerFunctions all[] = {PYRNN_CELLS(PYRNN_ENTRY)};
+#undef PYRNN_ENTRY
+  return &all[cell];
+}
+
+}  // namespace cuda
+}  // namespace pyrnn

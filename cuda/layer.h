@@ -1,0 +1,412 @@
+// SPDX-License-Identifier: Apache-2.0
+// The launches of one layer in one direction. No allocation, no wait: all of it may be captured in a graph.
+#pragma once
+
+#include "persistent.h"
+
+namespace pyrnn {
+namespace cuda {
+
+// Hands out 256-byte aligned pieces of one block of memory; with a null base it only counts.
+struct Carver {
+  char* base;
+  size_t used = 0;
+  template <class T>
+  T* take(int64_t count) {
+    T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
+    used += (size_t(count) * sizeof(T) + 255) / 256 * 256;
+    return piece;
+  }
+};
+
+inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
+
+inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Words) == 0; }
+
+inline Steps steps_of(const Layer& layer) {
+  return {layer.sizes.T, layer.sizes.B, layer.reverse, layer.reset_to_initial, layer.lengths, layer.mask, layer.resets};
+}
+
+template <class Cell, class Math>
+struct LayerOf {
+  using T = typename Math::Number;
+  using A = Accumulator<T>;
+  static constexpr int X = FromX<Cell>::count, R = FromH<Cell>::count, V = per_words<T>;
+
+  const Layer& layer;
+  const Machine& machine;
+  const int64_t Steps_, B, I, H, padded, entries;
+  const Steps steps;
+  const Problem problem;
+
+  LayerOf(const Layer& layer, const Machine& machine)
+      : layer(layer), machine(machine), Steps_(layer.sizes.T), B(layer.sizes.B), I(layer.sizes.I), H(layer.sizes.H),
+        padded(padded_units(H)), entries(Steps_ * B), steps(steps_of(layer)),
+        problem{layer.sizes,    Cell::slots,    Cell::states, X,          R,
+                int(sizeof(T)), int(sizeof(A)), Math::tensor, Math::exact} {}
+
+  Arena<T> arena(const void* data) const {
+    Arena<T> a{};
+    a.rest_ring = !layer.save;
+    a.rest_slots = layer.save ? Steps_ + 1 : 2;
+    a.ring = !layer.save && tier(false) != tier_grid;
+    a.slots = a.ring ? 2 : Steps_ + 1;
+    a.B = B;
+    a.padded = padded;
+    a.reverse = layer.reverse;
+    Carver memory{static_cast<char*>(const_cast<void*>(data))};
+    a.h = memory.take<T>(a.slots * B * padded);
+    a.rest = memory.take<A>((Cell::states - 1) * a.rest_slots * B * padded);
+    return a;
+  }
+  size_t states_bytes() const {
+    const Arena<T> a = arena(nullptr);
+    return piece_bytes<T>(a.slots * B * padded) + piece_bytes<A>((Cell::states - 1) * a.rest_slots * B * padded);
+  }
+  template <class N>
+  static size_t piece_bytes(int64_t count) {
+    Carver memory{nullptr};
+    memory.take<N>(count);
+    return memory.used;
+  }
+
+  // Vectors of 16 bytes fit rows that are a multiple of them apart.
+  static bool fits(const void* data, int64_t a, int64_t b) { return aligned(data) && a % V == 0 && b % V == 0; }
+
+  Launch units_by_rows(void* stream) const {
+    Launch shape;
+    shape.x = blocks_of(padded, pointwise_threads);
+    shape.y = B;
+    shape.stream = stream;
+    return shape;
+  }
+
+  Tier tier(bool backward) const { return choose_tier(problem, backward, layer.tier, machine); }
+  int refuse_tier() const { return fail("tier", "expected one that this layer fits on this device"); }
+
+  // ---- forward
+
+  int64_t at_once() const { return steps_at_once(problem); }
+
+  LayerMemory forward_memory() const {
+    return {states_bytes(), layer.save ? piece_bytes<T>(entries * Cell::saved * padded) : 0,
+            piece_bytes<A>(at_once() * B * X * padded)};
+  }
+
+  ForwardPoint<Cell, T> forward_point(const LayerForward& call) const {
+    ForwardPoint<Cell, T> point{};
+    point.steps = steps;
+    point.arena = arena(call.states);
+    point.H = H;
+    point.inputs = static_cast<const A*>(call.workspace);
+    point.bias_hh = static_cast<const T*>(call.bias_hh);
+    point.params = static_cast<const T*>(call.params);
+    point.y = call.y;
+    for (int s = 0; s < Cell::states; s++) point.state[s] = call.state[s];
+    point.gates = static_cast<T*>(call.gates);
+    return point;
+  }
+
+  // x·W_ihᵀ + bias of the steps [from, from + count).
+  int input_product(const LayerForward& call, int64_t from, int64_t count) const {
+    ProductArgs args{};
+    const int64_t step = layer.reverse ? -call.x.step : call.x.step;
+    const T* x = static_cast<const T*>(call.x.data) + steps.time(from) * call.x.step;
+    args.a = {
+        x,    nested_axis(count, B, step, call.x.row, nullptr), plain_axis(I, 1), fits(x, call.x.step, call.x.row), 0,
+        steps};
+    args.b = {call.weight_ih, plain_axis(X * H, I), plain_axis(I, 1), fits(call.weight_ih, I, 0), 0, steps};
+    args.splits = 1;
+    args.kind = store_inputs;
+    args.out = call.workspace;
+    args.out_column = nested_axis(X, H, padded, 1, nullptr);
+    args.out_row = X * padded;
+    args.bias = call.bias_ih;
+    return product<true, true>(args, call.stream);
+  }
+
+  template <bool RowsAlongK, bool ColumnsAlongK>
+  int product(const ProductArgs& args, void* stream) const {
+    using Body = Product<Math, RowsAlongK, ColumnsAlongK>;
+    Launch shape;
+    shape.x = blocks_of(args.a.row.extent, Body::Block::rows);
+    shape.y = blocks_of(args.b.row.extent, Body::Block::columns);
+    shape.z = args.splits;
+    shape.shared = Body::Block::shared;
+    shape.stream = stream;
+    return launch<Body>(shape, args);
+  }
+
+  int forward(const LayerForward& call) const {
+    ForwardPoint<Cell, T> point = forward_point(call);
+    const Tier chosen = tier(false);
+    if (chosen == tier_automatic) return refuse_tier();
+    if (chosen == tier_grid && clear_exchange(point.arena, call.stream)) return 1;
+    if (launch<Start<Cell, T>>(units_by_rows(call.stream), point)) return 1;
+    for (int64_t from = 0; from < Steps_; from += at_once()) {
+      const int64_t count = from + at_once() < Steps_ ? at_once() : Steps_ - from;
+      if (input_product(call, from, count)) return 1;
+      point.inputs_from = from;
+      if (chosen == tier_grid) {
+        if (persistent_forward(call, point, from, count)) return 1;
+        continue;
+      }
+      for (int64_t i = from; i < from + count; i++)
+        if (step_forward(call, point, i)) return 1;
+    }
+    typename Finish<Cell, T>::Args finish{};
+    finish.arena = point.arena;
+    finish.slot = point.arena.slot(Steps_);
+    finish.H = H;
+    for (int s = 0; s < Cell::states; s++) finish.state_out[s] = call.state_out[s];
+    return launch<Finish<Cell, T>>(units_by_rows(call.stream), finish);
+  }
+
+  // All slots of h but the first step's, which is written before anyone polls.
+  int clear_exchange(const Arena<T>& arena, void* stream) const {
+    const size_t slot = size_t(B * padded) * sizeof(T);
+    if (fill_bytes(arena.h, unwritten_byte, slot * size_t(arena.slots), stream)) return 1;
+    return clear_padding(arena.h, arena.slots * B, stream);
+  }
+  int clear_padding(T* data, int64_t rows, void* stream) const {
+    Launch shape;
+    shape.x = blocks_of(rows * (padded - H), ClearPadding<T>::threads);
+    shape.stream = stream;
+    return launch<ClearPadding<T>>(shape, {data, rows, H, padded});
+  }
+
+  // The blocks of a persistent kernel, and what they know of their place.
+  template <class Body>
+  Launch placed(const Placement& place, typename Body::Args& args, void* stream) const {
+    args.shape = {place.chunks, place.row_tiles, place.group};
+    Launch shape;
+    shape.x = place.unit_blocks;
+    shape.y = place.row_blocks;
+    shape.shared = place.shared;
+    shape.together = true;
+    shape.stream = stream;
+    return shape;
+  }
+
+  int persistent_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t from,
+                         int64_t count) const {
+    if constexpr (Math::tensor) {
+      using Body = PersistentForward<Cell, Math, resident_warps>;
+      typename Body::Args args{point, {}, from, count, static_cast<const T*>(call.weight_hh)};
+      const Launch shape = placed<Body>(place(problem, false, machine), args, call.stream);
+      return launch<Body>(shape, args);
+    }
+    return refuse_tier();
+  }
+
+  int persistent_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point) const {
+    if constexpr (Math::tensor) {
+      const int64_t rows = entries * Cell::slots;
+      if (fill_bytes(point.dslots, unwritten_byte, size_t(rows * padded) * sizeof(T), call.stream)) return 1;
+      if (clear_padding(point.dslots, rows, call.stream)) return 1;
+      using Body = PersistentBackward<Cell, Math, resident_warps>;
+      typename Body::Args args{point, {}, static_cast<const T*>(call.weight_hh)};
+      const Launch shape = placed<Body>(place(problem, true, machine), args, call.stream);
+      return launch<Body>(shape, args);
+    }
+    return refuse_tier();
+  }
+
+  int step_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t i) const {
+    using Body = StepForward<Cell, Math>;
+    typename Body::Args args{};
+    args.point = point;
+    args.step = i;
+    args.h = {point.arena.h_row(point.arena.slot(i), 0), plain_axis(B, padded), plain_axis(H, 1), 1, 0, steps};
+    args.weights = {
+        call.weight_hh, nested_axis(R, Body::units, H * H, H, nullptr), plain_axis(H, 1), fits(call.weight_hh, H, 0), 0,
+        steps};
+    args.weights.row.inner_exists = H;
+    Launch shape;
+    shape.x = blocks_of(H, Body::units);
+    shape.y = blocks_of(B, Body::rows);
+    shape.shared = Body::Block::shared;
+    shape.stream = call.stream;
+    return launch<Body>(shape, args);
+  }
+
+  // ---- backward
+
+  struct Scratch {
+    T* dslots;
+    A *ds, *dinitial, *dparams, *partial;
+  };
+  int64_t weight_splits(int64_t columns, int64_t rows) const {
+    return splits_of(blocks_of(rows, 64) * blocks_of(columns, 64), chunks_of<T>(entries), machine);
+  }
+  int64_t partial_size() const {
+    const int64_t x = weight_splits(I, X * H) * X * H * I, h = weight_splits(H, R * H) * R * H * H;
+    const int64_t bias = column_splits(entries) * Cell::slots * H;
+    return x > h ? (x > bias ? x : bias) : (h > bias ? h : bias);
+  }
+  size_t carve(void* base, Scratch& scratch) const {
+    Carver memory{static_cast<char*>(base)};
+    scratch.dslots = memory.take<T>(entries * Cell::slots * padded);
+    scratch.ds = memory.take<A>(Cell::states * B * padded);
+    scratch.dinitial = memory.take<A>(Cell::states * B * padded);
+    scratch.dparams = memory.take<A>(Cell::params * B * padded);
+    scratch.partial = memory.take<A>(partial_size());
+    return memory.used;
+  }
+  size_t backward_workspace() const {
+    Scratch scratch;
+    return carve(nullptr, scratch);
+  }
+
+  int backward(const LayerBackward& call) const {
+    Scratch scratch;
+    carve(call.workspace, scratch);
+    typename StartBackward<Cell, T>::Args start{};
+    BackwardPoint<Cell, T>& point = start.point;
+    point.steps = steps;
+    point.arena = arena(call.states);
+    point.H = H;
+    point.gates = static_cast<const T*>(call.gates);
+    point.params = static_cast<const T*>(call.params);
+    point.dy = call.dy;
+    point.dslots = scratch.dslots;
+    point.ds = scratch.ds;
+    point.dinitial = scratch.dinitial;
+    point.dparams = scratch.dparams;
+    for (int s = 0; s < Cell::states; s++) {
+      start.dstate[s] = call.dstate[s];
+      point.dstate_out[s] = call.dstate_out[s];
+    }
+    if (launch<StartBackward<Cell, T>>(units_by_rows(call.stream), start)) return 1;
+    const Tier chosen = tier(true);
+    if (chosen == tier_automatic) return refuse_tier();
+    if (chosen == tier_grid) {
+      if (persistent_backward(call, point)) return 1;
+    } else {
+      for (int64_t i = Steps_ - 1; i >= -1; i--)
+        if (step_backward(call, point, i)) return 1;
+    }
+    return gradients(call, scratch, point);
+  }
+
+  // The columns (j, u) of the gradient of the slots, for those slots that x or h adds into.
+  static Axis slot_columns(int count, int64_t H, int64_t padded, const int* select) {
+    return nested_axis(count, H, padded, 1, select);
+  }
+
+  int step_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, int64_t i) const {
+    using Body = StepBackward<Cell, Math>;
+    typename Body::Args args{};
+    args.point = point;
+    args.step = i;
+    const int64_t t = i + 1 < Steps_ ? steps.time(i + 1) : 0;
+    args.dslots = {point.dslot(t, 0, 0),
+                   plain_axis(B, Cell::slots * padded),
+                   slot_columns(R, H, padded, Cell::from_h),
+                   H % V == 0,
+                   0,
+                   steps};
+    args.weights = {call.weight_hh, plain_axis(H, 1), plain_axis(R * H, H), fits(call.weight_hh, H, 0), 0, steps};
+    Launch shape;
+    shape.x = blocks_of(H, Body::units);
+    shape.y = blocks_of(B, Body::rows);
+    shape.shared = Body::Block::shared;
+    shape.stream = call.stream;
+    return launch<Body>(shape, args);
+  }
+
+  // What needs no order of time: one product each over all steps.
+  int gradients(const LayerBackward& call, const Scratch& scratch, const BackwardPoint<Cell, T>& point) const {
+    const auto rows_of = [&](int count, const int* select) {
+      return Operand{scratch.dslots,
+                     slot_columns(count, H, padded, select),
+                     plain_axis(entries, Cell::slots * padded),
+                     H % V == 0,
+                     0,
+                     steps};
+    };
+    const int32_t skips = layer.lengths || layer.mask;
+    if (call.dweight_ih) {
+      const Operand x{call.x.data,
+                      plain_axis(I, 1),
+                      nested_axis(Steps_, B, call.x.step, call.x.row, nullptr),
+                      fits(call.x.data, call.x.step, call.x.row),
+                      skips,
+                      steps};
+      if (weight_product(rows_of(X, Cell::from_x), x, call.dweight_ih, scratch, call.stream)) return 1;
+    }
+    if (call.dweight_hh) {
+      const Operand h{
+          point.arena.h_row(point.arena.first(), 0), plain_axis(H, 1), plain_axis(entries, padded), 1, skips, steps};
+      if (weight_product(rows_of(R, Cell::from_h), h, call.dweight_hh, scratch, call.stream)) return 1;
+    }
+    if (call.dbias_ih && bias_sum(call.dbias_ih, X, Cell::from_x, scratch, call.stream)) return 1;
+    if (call.dbias_hh && bias_sum(call.dbias_hh, R, Cell::from_h, scratch, call.stream)) return 1;
+    if (Cell::params > 0 && call.dparams)
+      for (int k = 0; k < Cell::params; k++) {
+        const A* from = scratch.dparams + k * B * padded;
+        if (column_sum<A>(from, B, padded, 1, plain_axis(H, 1), static_cast<T*>(call.dparams) + k * H, scratch,
+                          call.stream))
+          return 1;
+      }
+    return call.dx.data ? input_gradient(call, scratch) : 0;
+  }
+
+  int weight_product(const Operand& rows, const Operand& columns, void* out, const Scratch& scratch,
+                     void* stream) const {
+    ProductArgs args{};
+    args.a = rows;
+    args.b = columns;
+    args.splits = weight_splits(columns.row.extent, rows.row.extent);
+    args.kind = args.splits > 1 ? store_partial : store_weights;
+    args.out = args.splits > 1 ? static_cast<void*>(scratch.partial) : out;
+    args.out_row = columns.row.extent;
+    args.steps = steps;
+    if (product<false, false>(args, stream)) return 1;
+    return args.splits > 1 ? sum(scratch.partial, out, args.splits, rows.row.extent * columns.row.extent, stream) : 0;
+  }
+
+  int sum(const A* partial, void* out, int64_t count, int64_t size, void* stream) const {
+    Launch shape;
+    shape.x = blocks_of(size, Sum<T>::threads);
+    shape.stream = stream;
+    return launch<Sum<T>>(shape, {partial, out, count, size});
+  }
+
+  template <class From>
+  int column_sum(const From* in, int64_t rows, int64_t distance, int64_t splits, const Axis& columns, void* out,
+                 const Scratch& scratch, void* stream) const {
+    using Body = ColumnSum<T, From>;
+    Launch shape;
+    shape.x = blocks_of(columns.extent, Body::threads);
+    shape.y = splits;
+    shape.stream = stream;
+    if (launch<Body>(shape, {in, scratch.partial, rows, distance, splits, columns})) return 1;
+    return sum(scratch.partial, out, splits, columns.extent, stream);
+  }
+
+  int bias_sum(void* out, int count, const int* select, const Scratch& scratch, void* stream) const {
+    return column_sum<T>(scratch.dslots, entries, Cell::slots * padded, column_splits(entries),
+                         slot_columns(count, H, padded, select), out, scratch, stream);
+  }
+
+  int input_gradient(const LayerBackward& call, const Scratch& scratch) const {
+    ProductArgs args{};
+    args.a = {scratch.dslots,
+              plain_axis(entries, Cell::slots * padded),
+              slot_columns(X, H, padded, Cell::from_x),
+              H % V == 0,
+              0,
+              steps};
+    args.b = {call.weight_ih, plain_axis(I, 1), plain_axis(X * H, I), fits(call.weight_ih, I, 0), 0, steps};
+    args.splits = 1;
+    args.kind = store_dx;
+    args.dx = call.dx;
+    args.accumulate = call.dx_accumulate;
+    args.steps = steps;
+    return product<true, false>(args, call.stream);
+  }
+};
+
+}  // namespace cuda
+}  // namespace pyrnn

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels as a back end: where their library is, and calls on described arrays."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+from pyrnn import _core
+from pyrnn.backends.device import NUMBERS, DeviceArrays, installed_library, library_of
+from pyrnn.stacking import Backend
+
+LIBRARY = "libpyrnn_cuda.so"
+PACKAGE = "pyrnn_kernels_cuda13"
+
+
+def library_path() -> str | None:
+    """Where the CUDA library is: PYRNN_CUDA_LIBRARY, beside this package, or in its own; None if nowhere."""
+    named = os.environ.get("PYRNN_CUDA_LIBRARY")
+    if named:
+        return named
+    folders = [Path(_core.__file__).parent]
+    package = importlib.util.find_spec(PACKAGE)
+    if package is not None:
+        folders += [Path(folder) for folder in package.submodule_search_locations or ()]
+    return next((str(folder / LIBRARY) for folder in folders if (folder / LIBRARY).exists()), None)
+
+
+def open_library(device: str) -> int:
+    """The number of the device that "cuda" or "cuda:1" names, its library open.
+
+    Raises
+    ------
+    RuntimeError
+        The library, the driver or the device is missing, or the library has another interface.
+    """
+    kind, _, number = device.partition(":")
+    if kind != "cuda" or not (number.isdecimal() or not _):
+        raise RuntimeError(f"device: expected 'cpu', 'cuda' or 'cuda:0', …, got {device!r}")
+    path = library_path()
+    if path is None:
+        raise RuntimeError(
+            f"device: expected 'cpu', got {device!r}, for which {LIBRARY} is missing: install "
+            "pyrnn-kernels-cuda13, or build with PYRNN_CUDA=ON"
+        )
+    _core.cuda_open(path)
+    names = _core.cuda_devices()
+    index = int(number or 0)
+    if index >= len(names):
+        raise RuntimeError(f"device: expected one of {len(names)} CUDA devices, got {device!r}")
+    return index
+
+
+def status() -> str:
+    """The CUDA library and the devices it sees, in words, for `pyrnn info`."""
+    path = library_path()
+    if path is None:
+        return "not installed"
+    try:
+        build = _core.cuda_open(path)
+        return f"{build}; devices: {', '.join(_core.cuda_devices()) or 'none'}"
+    except RuntimeError as error:
+        return f"{path} cannot be used: {error}"
+
+
+class Kept:
+    """What a forward on the device keeps, and the library of its arrays."""
+
+    __slots__ = ("arrays", "core")
+
+    def __init__(self, core: Any, arrays: DeviceArrays) -> None:
+        self.core, self.arrays = core, arrays
+
+
+class CudaBackend(Backend):
+    """What runs one layer in one direction on a device.
+
+    Parameters
+    ----------
+    device : str
+        "cuda" or "cuda:1".
+    precision : {"exact", "tf32"}
+        How float32 products are computed.
+    """
+
+    def __init__(self, device: str, precision: str = "exact") -> None:
+        self.device, self.precision = open_library(device), precision
+        self.tier = "automatic"
+        super().__init__(_core.cells(), self.run, self.run_backward, NUMBERS, installed_library(self.device))
+
+    def arrays_of(self, name: str, a: Any) -> DeviceArrays:
+        return library_of(name, a, self.device)
+
+    def dtype(self, name: str, dtype: Any) -> Any:
+        number = str(dtype).removeprefix("torch.")
+        if number not in NUMBERS:
+            raise TypeError(f"{name}: expected dtype {' or '.join(NUMBERS)}, got {number}")
+        return number
+
+    def run(
+        self,
+        cell: str,
+        x: Any,
+        state: list[Any],
+        weight_ih: Any,
+        weight_hh: Any,
+        bias_ih: Any,
+        bias_hh: Any,
+        y: Any,
+        state_out: list[Any],
+        **options: Any,
+    ) -> Kept | None:
+        """As `_core.forward`, on device arrays."""
+        arrays = self.arrays_of("x", x)
+
+        def described(a: Any) -> Any:
+            return None if a is None else self.arrays_of("params", a).describe(a)
+
+        for name in ("lengths", "mask", "resets"):
+            if name in options:
+                options[name] = arrays.describe(options[name])
+        core = _core.cuda_forward(
+            cell,
+            arrays.describe(x),
+            [arrays.describe(s) for s in state],
+            described(weight_ih),
+            described(weight_hh),
+            described(bias_ih),
+            described(bias_hh),
+            arrays.describe(y),
+            [arrays.describe(s) for s in state_out],
+            allocate=arrays.allocate,
+            device=self.device,
+            stream=arrays.stream(),
+            precision=self.precision,
+            tier=self.tier,
+            **options,
+        )
+        return None if core is None else Kept(core, arrays)
+
+    def run_backward(
+        self,
+        kept: Kept,
+        dy: Any,
+        dstate: list[Any] | None,
+        dx: Any,
+        dx_accumulate: bool,
+        dstate_out: list[Any],
+        *dweights: Any,
+    ) -> None:
+        """As `_core.backward`, on device arrays."""
+        arrays = kept.arrays
+        dw_ih, dw_hh = (arrays.describe(a) for a in dweights[:2])
+        db_ih, db_hh = (None if a is None else arrays.describe(a) for a in dweights[2:])
+        _core.cuda_backward(
+            kept.core,
+            None if dy is None else arrays.describe(dy),
+            None if dstate is None else [arrays.describe(s) for s in dstate],
+            arrays.describe(dx),
+            dx_accumulate,
+            [arrays.describe(s) for s in dstate_out],
+            dw_ih,
+            dw_hh,
+            db_ih,
+            db_hh,
+            allocate=arrays.allocate,
+            stream=arrays.stream(),
+        )

@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Builds the CUDA library for the host, with a C++ compiler: the same sources, emulated."""
+
+import os
+import re
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+CUDA = Path(__file__).parent.parent / "cuda"
+#: What kernels.cu is compiled for: the name of what it defines, and the type of its products.
+MATHS = dict(
+    re.findall(
+        r"^const LayerFunctions\* (\w+)\(int cell\);  // (.+)$",
+        (CUDA / "kernels.h").read_text(),
+        re.MULTILINE,
+    )
+)
+FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
+
+
+def compiler():
+    """A C++ compiler, or the reason there is none."""
+    found = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++") or shutil.which("clang++")
+    if not found:
+        pytest.skip("no C++ compiler")
+    return found
+
+
+def run(command):
+    result = subprocess.run([str(c) for c in command], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def build_emulation(folder, cuda=CUDA):
+    """The emulated library, in `folder`; `cuda` are the sources."""
+    cxx = compiler()
+    objects = {name: [f"-DPYRNN_MATH={math}", f"-DPYRNN_FUNCTIONS={name}"] for name, math in MATHS.items()}
+    commands = [
+        [cxx, *FLAGS, *defines, "-x", "c++", "-c", cuda / "kernels.cu", "-o", folder / f"{name}.o"]
+        for name, defines in objects.items()
+    ]
+    commands.append([cxx, *FLAGS, "-x", "c++", "-c", cuda / "module.cu", "-o", folder / "module.o"])
+    commands.append([cxx, *FLAGS, "-c", cuda / "emulator.cpp", "-o", folder / "emulator.o"])
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        list(pool.map(run, commands))
+    library = folder / "libpyrnn_emulated.so"
+    run([cxx, "-shared", *sorted(folder.glob("*.o")), "-o", library])
+    return library

@@ -1,0 +1,130 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA kernels' own source, emulated thread by thread on the host, against the reference.
+
+What this shows: indices, fragments, the cell's surroundings, the order of launches. What it cannot: races of
+the hardware, and speed.
+"""
+
+import numpy as np
+import pytest
+from emulation import emulation
+from problems import CELLS, OPTIONS, Problem
+from tolerances import FLOAT64, float32_bound, l2_error, max_error
+
+from pyrnn import _core, reference
+
+EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
+#: T, B, I, H, layers, directions: single elements, whole tiles, ends of tiles.
+SIZES = [
+    (1, 1, 1, 1, 1, 2),
+    (5, 3, 4, 6, 2, 2),
+    (3, 17, 33, 17, 1, 2),
+    (3, 37, 8, 33, 1, 1),
+    (2, 2, 65, 64, 1, 1),
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def library(emulated_library):
+    """The emulated library, open."""
+    _core.cuda_close()
+    _core.cuda_open(str(emulated_library))
+    yield
+    _core.cuda_close()
+
+
+def test_it_is_the_emulation():
+    assert _core.cuda_devices() == ["emulation"]
+    assert _core.cuda_host_memory()
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
+def test_float64(cell, kind, sizes):
+    problem = Problem(cell, *sizes, kind=kind)
+    expected = problem.run(reference)
+    for name, a in problem.run(emulation()).items():
+        assert max_error(a, expected[name]) <= FLOAT64, name
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("tier", ["stepwise", "grid"])
+@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
+def test_float32(cell, kind, sizes, tier):
+    """Three TF32 products are as good as float32's own, a kernel a step or all steps in one."""
+    problem = Problem(cell, *sizes, kind=kind, dtype=np.float32)
+    expected = problem.run(reference)
+    for name, a in problem.run(emulation(tier=tier)).items():
+        assert a.dtype == np.float32
+        assert l2_error(a, expected[name]) <= 2 * float32_bound(problem.T), name
+
+
+@EVERY_CELL
+def test_tf32(cell):
+    """Ten bits of mantissa: worse than float32, and not much worse than that."""
+    problem = Problem(cell, 5, 9, 12, 20, dtype=np.float32)
+    expected = problem.run(reference)
+    for name, a in problem.run(emulation(precision="tf32")).items():
+        assert l2_error(a, expected[name]) <= 4 * 2.0**-11, name
+    assert l2_error(problem.run(emulation(precision="tf32"))["y"], expected["y"]) > float32_bound(5)
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("kind", ["plain", "all"])
+@pytest.mark.parametrize("tier", ["stepwise", "grid"])
+def test_inference_is_the_same(cell, kind, tier):
+    p = Problem(cell, 6, 5, 4, 9, 2, 2, kind=kind, dtype=np.float32)
+    module = emulation(tier=tier)
+    y, state = module.sequence(cell, p.x, p.state, p.params, **p.options)
+    kept_y, kept_state, _ = module.sequence_forward(cell, p.x, p.state, p.params, **p.options)
+    assert np.array_equal(y, kept_y)
+    for a, b in zip(
+        state if isinstance(state, tuple) else (state,),
+        kept_state if isinstance(kept_state, tuple) else (kept_state,),
+        strict=True,
+    ):
+        assert np.array_equal(a, b)
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("kind", ["lengths", "mask", "all"])
+@pytest.mark.parametrize("tier", ["stepwise", "grid"])
+def test_padding_has_no_influence(cell, kind, tier):
+    problem = Problem(cell, 6, 9, 8, 17, 2, 2, kind=kind, dtype=np.float32)
+    module = emulation(tier=tier)
+    idle = ~np.broadcast_to(problem.options.get("mask", True), (6, 9))
+    if "lengths" in problem.options:
+        idle = idle | (np.arange(6)[:, None] >= problem.options["lengths"])
+    clean = problem.run(module)
+    problem.x[idle] = np.nan
+    problem.dy[idle] = np.inf
+    for name, a in problem.run(module).items():
+        assert np.array_equal(a, clean[name]), name
+    assert not clean["y"][idle].any() and not clean["dx"][idle].any()
+
+
+@EVERY_CELL
+@pytest.mark.parametrize(("T", "B"), [(0, 3), (3, 0), (0, 0)])
+def test_nothing_to_do(cell, T, B):
+    problem = Problem(cell, T, B, num_layers=2, directions=2)
+    expected = problem.run(reference)
+    for name, a in problem.run(emulation()).items():
+        assert max_error(a, expected[name]) <= FLOAT64, name
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("tier", ["stepwise", "grid"])
+def test_nan_arrives(cell, tier):
+    """A NaN that is computed is no sign of a word that was not written: the exchange goes on."""
+    problem = Problem(cell, 4, 3, 3, 9, dtype=np.float32)
+    problem.x[1, 0] = -np.float32(np.nan)
+    result = problem.run(emulation(tier=tier))
+    assert np.isnan(result["y"][1:, 0]).all() and np.isfinite(result["y"][:, 1:]).all()
+
+
+def test_a_tier_that_does_not_fit_is_refused():
+    problem = Problem("lstm", 2, 2, 3, 9)
+    with pytest.raises(RuntimeError, match="tier"):
+        problem.run(emulation(tier="grid"))  # float64 has no tensor cores

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Layers on device="cuda": arrays of PyTorch and CuPy through the emulated library, and what is missing."""
+
+import subprocess
+import sys
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+from cuda_library import CUDA, compiler, run
+from problems import CELLS, OPTIONS, Problem
+from tolerances import float32_bound, l2_error
+
+import pyrnn
+from pyrnn import _core, reference
+from pyrnn.backends import cuda
+
+EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
+
+
+@pytest.fixture
+def library(emulated_library, monkeypatch):
+    """device="cuda" is the emulated library."""
+    _core.cuda_close()
+    monkeypatch.setenv("PYRNN_CUDA_LIBRARY", str(emulated_library))
+    yield emulated_library
+    _core.cuda_close()
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    _core.cuda_close()
+    monkeypatch.delenv("PYRNN_CUDA_LIBRARY", raising=False)
+    yield
+    _core.cuda_close()
+
+
+class FakeArray(np.ndarray):
+    """NumPy's array that says it is on a device."""
+
+    device = SimpleNamespace(id=0)
+
+    @property
+    def __cuda_array_interface__(self):
+        return {**self.__array_interface__, "version": 3}
+
+
+FakeArray.__module__ = "cupy"
+
+
+@pytest.fixture
+def cupy(monkeypatch, library):
+    """As much of CuPy as the back end asks for, on the host."""
+    fake = ModuleType("cupy")
+    fake.ndarray = FakeArray
+
+    class Device:
+        def __init__(self, number):
+            assert number == 0
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *error):
+            return None
+
+    def on_device(make):
+        return lambda *arguments: make(*arguments).view(FakeArray)
+
+    fake.empty, fake.zeros = on_device(np.empty), on_device(np.zeros)
+    fake.asarray, fake.ascontiguousarray = on_device(np.array), on_device(np.ascontiguousarray)
+    fake.asnumpy = lambda a: np.array(a).view(np.ndarray)
+    fake.cuda = SimpleNamespace(Device=Device, get_current_stream=lambda: SimpleNamespace(ptr=0))
+    monkeypatch.setitem(sys.modules, "cupy", fake)
+    return fake
+
+
+def layer_of(problem, **more):
+    layer = pyrnn.Recurrent(
+        problem.cell,
+        problem.I,
+        problem.H,
+        problem.num_layers,
+        bidirectional=problem.directions == 2,
+        device="cuda",
+        seed=0,
+        **more,
+    )
+    layer.load_state_dict(problem.params)
+    return layer
+
+
+def solve(layer, problem, made, numpy):
+    """Outputs and gradients by name."""
+    several = isinstance(problem.state, tuple)
+
+    def state_of(state):
+        return tuple(map(made, state)) if several else made(state)
+
+    y, state, saved = layer.forward(made(problem.x), state_of(problem.state), **problem.options)
+    grads = layer.backward(saved, made(problem.dy), state_of(problem.dstate))
+    found = {"y": y, "dx": grads.x, **{f"d{name}": a for name, a in grads.params.items()}}
+    for label, states in (("state", state), ("dstate", grads.state)):
+        for k, s in enumerate(states if several else (states,)):
+            found[f"{label}[{k}]"] = s
+    return {name: numpy(a) for name, a in found.items()}
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("kind", OPTIONS)
+def test_cupy(cupy, cell, kind):
+    problem = Problem(cell, 5, 4, 6, 9, 2, 2, kind=kind, dtype=np.float32)
+    expected = problem.run(reference)
+    got = solve(layer_of(problem), problem, cupy.asarray, cupy.asnumpy)
+    for name, a in expected.items():
+        assert l2_error(got[name], a) <= 2 * float32_bound(5), name
+
+
+@EVERY_CELL
+@pytest.mark.parametrize("number", ["float32", "float64", "bfloat16", "float16"])
+@pytest.mark.parametrize("kind", ["plain", "all"])
+def test_torch(library, cell, kind, number):
+    """Every type of number; 16-bit gradients against a bound of their own precision."""
+    torch = pytest.importorskip("torch")
+    problem = Problem(cell, 5, 4, 6, 9, 2, 2, kind=kind)
+    dtype = getattr(torch, number)
+    layer = layer_of(problem, dtype=number)
+    got = solve(layer, problem, lambda a: torch.tensor(a, dtype=dtype), lambda a: a.double().numpy())
+    assert all(a.dtype == dtype for a in layer.params.values())
+    eps = torch.finfo(dtype).eps
+    for name, a in problem.run(reference).items():
+        assert l2_error(got[name], a) <= (20 if number == "float64" else 8) * eps, name
+
+
+def test_batch_first_out_and_lengths_on_the_device(library):
+    torch = pytest.importorskip("torch")
+    layer = pyrnn.LSTM(3, 5, batch_first=True, device="cuda", seed=0)
+    x = torch.randn(4, 7, 3)
+    y, _ = layer(x, lengths=[7, 0, 3, 5])
+    out = torch.full((4, 7, 5), torch.nan)
+    again, _ = layer(x, lengths=torch.tensor([7, 0, 3, 5]), out=out)
+    assert again is out and torch.equal(out, y) and not y[1].any()
+    mask = torch.arange(7) < torch.tensor([7, 0, 3, 5])[:, None]
+    assert torch.equal(layer(x, mask=mask)[0], y)
+
+
+def test_dropout_is_drawn(library):
+    torch = pytest.importorskip("torch")
+    layer = pyrnn.GRU(3, 5, num_layers=2, dropout=0.5, device="cuda", seed=0)
+    x = torch.randn(4, 7, 3)
+    assert not torch.equal(layer.forward(x)[0], layer.forward(x)[0])
+    assert torch.equal(layer.forward(x, training=False)[0], layer(x)[0])
+
+
+def test_wrong_arrays(library):
+    torch = pytest.importorskip("torch")
+    layer = pyrnn.LSTM(3, 5, device="cuda", seed=0)
+    with pytest.raises(
+        TypeError, match=r"^x: expected a CuPy array or a CUDA tensor of PyTorch, got ndarray"
+    ):
+        layer(np.ones((2, 2, 3), np.float32))
+    with pytest.raises(TypeError, match=r"^x: expected dtype float32, got float64"):
+        layer(torch.ones(2, 2, 3, dtype=torch.float64))
+    with pytest.raises(ValueError, match=r"^x: expected shape .* got \(2, 2, 4\)"):
+        layer(torch.ones(2, 2, 4))
+    with pytest.raises(TypeError, match=r"^h|state: expected a tuple of 2 arrays"):
+        layer(torch.ones(2, 2, 3), torch.ones(1, 2, 5))
+    layer.params["weight_hh_l0"] = torch.ones(5, 20)
+    with pytest.raises(
+        ValueError, match=r"^weight_hh_l0: expected shape \(4\*H, H\) = \(20, 5\), got \(5, 20\)"
+    ):
+        layer(torch.ones(2, 2, 3))
+    with pytest.raises(RuntimeError, match="device"):
+        layer.stream()
+
+
+def test_repr_and_state_dict(library):
+    pytest.importorskip("torch")
+    layer = pyrnn.RNN(3, 5, device="cuda", dtype="float64", seed=0)
+    assert repr(layer) == "RNN(3, 5, dtype='float64', device='cuda')"
+    same = pyrnn.RNN(3, 5, dtype="float64", seed=0)
+    assert all(np.array_equal(a, same.params[name]) for name, a in layer.state_dict().items())
+
+
+# ---- what is missing
+
+
+def test_no_library(no_library, monkeypatch):
+    monkeypatch.setattr(cuda, "library_path", lambda: None)
+    with pytest.raises(
+        RuntimeError, match=r"^device: expected 'cpu', got 'cuda', for which libpyrnn_cuda.so"
+    ):
+        pyrnn.LSTM(3, 4, device="cuda")
+    assert cuda.status() == "not installed"
+
+
+def test_missing_file(no_library, monkeypatch, tmp_path):
+    monkeypatch.setenv("PYRNN_CUDA_LIBRARY", str(tmp_path / "none.so"))
+    with pytest.raises(RuntimeError, match=r"^device: the CUDA library cannot be loaded: .*none.so"):
+        pyrnn.LSTM(3, 4, device="cuda")
+    assert "cannot be used" in cuda.status()
+
+
+STUB = """
+#include <string.h>
+#include "cuda/abi.h"
+using namespace pyrnn::cuda;
+static Table table;
+extern "C" const Table* pyrnn_cuda_table(uint32_t) {
+  table.size = sizeof(Table) + GROWN;
+  table.version = VERSION;
+  table.build = "a stub";
+  table.error = [] { return "cudaGetDeviceCount: no CUDA-capable device is detected"; };
+  table.device_count = [](int* count) { return *count = 0, STATUS; };
+  return NOTHING ? nullptr : &table;
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("defines", "message"),
+    [
+        ({"VERSION": 99}, "expected version 1 of the interface, got version 99"),
+        ({"GROWN": 8}, r"expected version 1 of the interface, got a table of \d+ bytes"),
+        ({"NOTHING": 1}, "expected version 1 of the interface, got a library of another version"),
+        ({"STATUS": 1}, "cudaGetDeviceCount: no CUDA-capable device is detected"),
+        ({}, "expected one of 0 CUDA devices, got 'cuda'"),
+    ],
+    ids=["version", "size", "no table", "no driver", "no device"],
+)
+def test_wrong_library(no_library, monkeypatch, tmp_path, defines, message):
+    source = tmp_path / "stub.cpp"
+    source.write_text(STUB, encoding="utf-8")
+    values = {"VERSION": 1, "GROWN": 0, "NOTHING": 0, "STATUS": 0} | defines
+    run(
+        [compiler(), "-std=c++17", "-shared", "-fPIC", f"-I{CUDA.parent}", source, "-o", tmp_path / "stub.so"]
+        + [f"-D{name}={value}" for name, value in values.items()]
+    )
+    monkeypatch.setenv("PYRNN_CUDA_LIBRARY", str(tmp_path / "stub.so"))
+    with pytest.raises(RuntimeError, match="^device: .*" + message):
+        pyrnn.LSTM(3, 4, device="cuda")
+
+
+@pytest.mark.parametrize("device", ["gpu", "cuda:x", "cuda:", 0, None])
+def test_wrong_device(device):
+    with pytest.raises(RuntimeError, match=r"^device: expected 'cpu'"):
+        pyrnn.LSTM(3, 4, device=device)
+
+
+def test_nothing_of_cuda_is_loaded_unless_asked():
+    code = (
+        "import pyrnn, sys; pyrnn.LSTM(3, 4); print([m for m in sys.modules if 'cupy' in m or 'torch' in m])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
