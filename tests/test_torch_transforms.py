@@ -138,7 +138,7 @@ def test_compilers_setting_is_left_alone():
 def test_exported():
     torch.manual_seed(0)
     model, x = Model().eval(), torch.randn(2, 5, 3)
-    shapes = {"x": {1: torch.export.Dim("T", min=2)}, "mask": None}
+    shapes = {"x": {1: torch.export.Dim("T", min=2)}}
     exported = torch.export.export(model, (x,), dynamic_shapes=shapes)
     assert "pyrnn.sequence" in str(exported.graph)
     for T in (5, 9):
