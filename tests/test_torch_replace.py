@@ -2,6 +2,7 @@
 """`pyrnn.torch.replace`: models that exist go on with other layers and nothing else changed."""
 
 import copy
+import pickle
 
 import pytest
 
@@ -42,11 +43,10 @@ def test_what_is_swapped_and_what_is_left():
     before, params = copy.deepcopy(model), list(model.parameters())
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     result = pyrnn.torch.replace(model)
-    assert result.swapped == {f"layers.{name}": name for name in NAMES}
-    assert set(result.left) == {"own", "projected", "half"}
+    assert result.swapped == {f"layers.{name}": name for name in NAMES} | {"own": "Own"}
+    assert set(result.left) == {"projected", "half"}
     assert "proj_size" in result.left["projected"] and "bfloat16" in result.left["half"]
-    assert "a class of its own" in result.left["own"] and type(model.own) is Own
-    assert str(result).count("swapped") == len(NAMES)
+    assert str(result).count("swapped") == len(NAMES) + 1
     assert all(type(model.layers[name]) is getattr(pyrnn.torch, name) for name in NAMES)
     assert model.again is model.layers["LSTM"] and result.model is model
     assert all(a is b for a, b in zip(model.parameters(), params, strict=True))
@@ -78,7 +78,20 @@ def test_parametrised_layers_are_left():
     model = torch.nn.ModuleList([torch.nn.LSTM(3, 4)])
     torch.nn.utils.parametrizations.weight_norm(model[0], "weight_hh_l0")
     result = pyrnn.torch.replace(model)
-    assert list(result.left) == ["0"] and "class of its own" in result.left["0"]
+    assert list(result.left) == ["0"] and "parametrised" in result.left["0"]
+
+
+def test_subclasses_reach_the_kernels_and_are_copied():
+    layer = Own(3, 4)
+    peer = copy.deepcopy(layer)
+    pyrnn.torch.replace(layer)
+    x = torch.randn(5, 2, 3)
+    assert isinstance(layer, Own) and isinstance(layer, pyrnn.torch.LSTM) and repr(layer) == repr(peer)
+    assert "SequenceBackward" not in str(layer(x)[0].grad_fn) and "Native" in str(layer(x)[0].grad_fn)
+    torch.testing.assert_close(layer(x), peer(x))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(other) is type(layer)
+        assert torch.equal(other(x)[0], layer(x)[0])
 
 
 @pytest.mark.filterwarnings("ignore")  # PyTorch's, about torch.jit
