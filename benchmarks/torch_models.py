@@ -3,8 +3,8 @@
 
 python benchmarks/torch_models.py [threads]
 
-The models come from sb3-contrib (a recurrent PPO agent) and pytorch-forecasting (a recurrent forecaster); what
-is not installed is left out. Results are compared before anything is timed; both sides alternate.
+The models come from sb3-contrib (a recurrent PPO agent) and pytorch-forecasting (a recurrent forecaster);
+what is not installed is left out. Results are compared before anything is timed; both sides alternate.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ import torch
 
 import pyrnn.torch
 
-ROUNDS = 15
+ROUNDS = 9
 
 
 class Agent:

@@ -12,7 +12,8 @@ from pyrnn import cli
 from pyrnn.examples.config import Config
 
 ROOT = Path(__file__).parent.parent
-PAGES = [path for path in (ROOT / "README.md", ROOT / "docs" / "charlm.md") if path.exists()]
+NAMES = ("README.md", "docs/charlm.md", "docs/pytorch.md")
+PAGES = [ROOT / name for name in NAMES if (ROOT / name).exists()]
 CHARLM = ROOT / "docs" / "charlm.md"
 
 
@@ -26,6 +27,8 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in their order, as one program."""
+    if "import torch" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("torch", reason="PyTorch is not installed")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for line, code in blocks(page, "python"):
