@@ -304,6 +304,27 @@ def test_no_update_is_missed(update, grad):
         same(ours(x, hx), peer(x, hx))
 
 
+def test_attributes_that_change():
+    peer, ours = pair("GRU", 3, 4)
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    for module in (peer, ours):
+        module(x)
+        module.batch_first = True
+    same(ours(x), peer(x))
+    _, ours = pair("GRU", 3, 4, bias=False)
+    ours(x)
+    with torch.no_grad():  # the first two units alone, where they lie
+        first = [ours.weight_ih_l0.view(3, 4, 3)[:, :2].reshape(6, 3), ours.weight_hh_l0.view(3, 4, 4)]
+        first[1] = first[1][:, :2, :2].reshape(6, 2)
+        for parameter, a in zip(ours.parameters(), first, strict=True):
+            parameter.view(-1)[: a.numel()] = a.flatten()
+            parameter.data = parameter.data.view(-1)[: a.numel()].view(a.shape)
+    ours.hidden_size = 2
+    peer = torch.nn.GRU(3, 2, bias=False, dtype=torch.float64)
+    peer.load_state_dict(ours.state_dict())
+    same(ours(x), peer(x))
+
+
 @pytest.mark.parametrize("kind", ["SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "NAdam", "LBFGS"])
 def test_optimisers(kind):
     peer, ours = pair("GRU", 3, 4)

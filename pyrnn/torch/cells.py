@@ -82,7 +82,7 @@ class Cell(torch.nn.RNNCellBase):
         if len(shape) != 2 or shape[1] != self.input_size or not x.is_cpu or x.layout is not torch.strided:
             return None
         views = self._views
-        if None in weights or not views or views[0] != [w.data_ptr() for w in weights]:
+        if None in weights or not views or views[0] != [(w.data_ptr(), w.numel()) for w in weights]:
             views = self._take_views(weights)
         if not views or views[1] is not x.dtype:
             return None
@@ -106,7 +106,7 @@ class Cell(torch.nn.RNNCellBase):
         if not all(w.is_contiguous() for w in weights):
             return ()
         views = (
-            [w.data_ptr() for w in weights],
+            [(w.data_ptr(), w.numel()) for w in weights],
             weights[0].dtype,
             arrays.passes([arrays.weight_view(w) for w in weights], 1),
             Call(self._cell, 1, False, NO_OPTIONS),

@@ -125,7 +125,8 @@ class Recurrent(torch.nn.RNNBase):
         ):
             return None
         views = self._views
-        if not views or views[0] != [w.data_ptr() for w in weights] or views[1] is not x.dtype:
+        places = [(w.data_ptr(), w.numel()) for w in weights]
+        if not views or views[0] != places or views[1] is not x.dtype or views[5][2] != self.batch_first:
             views = self._take_views(weights)
             if not views or views[1] is not x.dtype:
                 return None
@@ -161,8 +162,8 @@ class Recurrent(torch.nn.RNNBase):
             for k in range(0, len(weights), each)
         ]
         call = Call(self._cell, D, self.batch_first, NO_OPTIONS)
-        pointers = [w.data_ptr() for w in weights]
-        views = (pointers, dtype, layers, D * self.num_layers, KERNELS.specs[self._cell].states, call)
+        places = [(w.data_ptr(), w.numel()) for w in weights]
+        views = (places, dtype, layers, D * self.num_layers, KERNELS.specs[self._cell].states, call)
         self.__dict__["_views"] = views
         return views
 
