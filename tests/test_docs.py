@@ -12,8 +12,8 @@ from pyrnn import cli
 from pyrnn.examples.config import Config, Options, TranslateConfig
 
 ROOT = Path(__file__).parent.parent
-CHARLM, ATTENTION = ROOT / "docs" / "charlm.md", ROOT / "docs" / "attention.md"
-PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION) if path.exists()]
+CHARLM, ATTENTION, TORCH = (ROOT / "docs" / f"{name}.md" for name in ("charlm", "attention", "pytorch"))
+PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION, TORCH) if path.exists()]
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -26,6 +26,8 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in their order, as one program."""
+    if "import torch" in page.read_text(encoding="utf-8"):
+        pytest.importorskip("torch", reason="PyTorch is not installed")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for line, code in blocks(page, "python"):

@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors as the kernels read them: one layer, forward and backward, on NumPy views of PyTorch's memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrnn import _core, checks
+from pyrnn.functional import KERNELS
+from pyrnn.layout import Array
+
+DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
+#: One layer in one direction; its weights are spread from a list, which its stub cannot follow.
+run: Callable[..., Any] = _core.forward
+
+
+class Call(NamedTuple):
+    """What a layer's call is, beside its tensors.
+
+    Attributes
+    ----------
+    cell : str
+    directions : int
+    batch_first : bool
+        Whether x and y are (B, T, …).
+    options : dict
+        lengths int64 (B,), mask and resets bool (T, B), reset_to_initial, as `_core.forward` takes them.
+    """
+
+    cell: str
+    directions: int
+    batch_first: bool
+    options: dict[str, Any]
+
+
+def view(tensor: Tensor) -> Array:
+    """The tensor's memory as an array that the kernels can read; a copy only where they cannot."""
+    a: Array = tensor.numpy(force=True)
+    return a if a.flags.c_contiguous else checks.kernel_ready(a, a.dtype)
+
+
+def weight_view(tensor: Tensor) -> Array:
+    """A parameter as an array, C-contiguous."""
+    return np.ascontiguousarray(tensor.numpy(force=True))
+
+
+def passes(weights: Sequence[Any], directions: int) -> list[Any]:
+    """The weights of every direction: weight_ih, weight_hh, bias_ih, bias_hh, the biases may be None."""
+    count = len(weights) // directions
+    none = [None] * (4 - count)
+    return [[*weights[d * count : d * count + count], *none] for d in range(directions)]
+
+
+def forward(
+    call: Call, x: Array, states: Sequence[Array] | None, weights: list[Any], save: bool
+) -> tuple[Array | None, list[Array], list[Any]]:
+    """One layer: y, one array (directions, B, H) for each state, and what the backward needs.
+
+    x (B, I) with states (B, H) is one step: y is None then, for it is the first of the final states.
+    """
+    if x.ndim == 2:
+        return None, *step(call.cell, x, states, weights[0], save)
+    cell, D, batch_first, options = call
+    H, dtype = weights[0][1].shape[1], x.dtype
+    if batch_first:
+        x = x.swapaxes(0, 1)
+    T, B, _ = x.shape
+    S = KERNELS.specs[cell].states
+    y = np.empty((B, T, D * H) if batch_first else (T, B, D * H), dtype)
+    out = y.swapaxes(0, 1) if batch_first else y
+    finals = [np.empty((D, B, H), dtype) for _ in range(S)]
+    zeros = [np.zeros((B, H), dtype)] * S if states is None else []
+    if D == 1 and not options:  # spelled out: one step of a small layer costs little more than this
+        kept = run(
+            cell,
+            x,
+            zeros if states is None else [s[0] for s in states],
+            *weights[0],
+            out,
+            [s[0] for s in finals],
+            save=save,
+        )
+        return y, finals, [kept]
+    saved = [
+        run(
+            cell,
+            x,
+            zeros if states is None else [s[d] for s in states],
+            *weights[d],
+            out[:, :, d * H : d * H + H],
+            [s[d] for s in finals],
+            reverse=d == 1,
+            save=save,
+            **options,
+        )
+        for d in range(D)
+    ]
+    return y, finals, saved
+
+
+def step(
+    cell: str, x: Array, states: Sequence[Array] | None, weights: Any, save: bool
+) -> tuple[list[Array], list[Any]]:
+    """One step of a cell: the new states, and what the backward needs."""
+    B, H, dtype = x.shape[0], weights[1].shape[1], x.dtype
+    S = KERNELS.specs[cell].states
+    finals = [np.empty((B, H), dtype) for _ in range(S)]
+    kept = run(
+        cell,
+        x[None],
+        [np.zeros((B, H), dtype)] * S if states is None else states,
+        *weights,
+        np.empty((1, B, H), dtype),
+        finals,
+        save=save,
+    )
+    return finals, [kept]
+
+
+def backward(
+    call: Call,
+    saved: list[Any],
+    x: tuple[int, ...],
+    weights: list[Any],
+    dy: Array | None,
+    dfinals: Sequence[Array | None],
+    dtype: np.dtype[Any],
+    with_x: bool,
+) -> tuple[Array | None, list[Array], list[Array]]:
+    """Gradients of x, of the initial states (directions, B, H), and of the weights in their order."""
+    _, D, batch_first, _ = call
+    H = weights[0][1].shape[1]
+    single, x = len(x) == 2, x if len(x) == 3 else (1, *x)
+    B = x[0] if batch_first else x[1]
+    if single:
+        dfinals = [None if s is None else s[None] for s in dfinals]
+    if dy is not None and batch_first:
+        dy = dy.swapaxes(0, 1)
+    dstates = None
+    if any(s is not None for s in dfinals):
+        dstates = [np.zeros((D, B, H), dtype) if s is None else s for s in dfinals]
+    dx = np.empty(x, dtype) if with_x else None
+    dx_out = dx.swapaxes(0, 1) if dx is not None and batch_first else dx
+    dinitial = [np.empty((D, B, H), dtype) for _ in dfinals]
+    dweights: list[Any] = [[None if w is None else np.empty(w.shape, dtype) for w in one] for one in weights]
+    for d in range(D):
+        _core.backward(
+            saved[d],
+            dy if dy is None or D == 1 else dy[:, :, d * H : d * H + H],
+            None if dstates is None else [s[d] for s in dstates],
+            dx_out,
+            d == 1,
+            [s[d] for s in dinitial],
+            *dweights[d],
+        )
+    if single:
+        dx, dinitial = dx if dx is None else dx[0], [s[0] for s in dinitial]
+    return dx, dinitial, [w for one in dweights for w in one if w is not None]
