@@ -1,11 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 r"""A character model trained by several processes, on one machine or many, by PyTorch's DDP.
 
+    export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
     torchrun --standalone --nproc-per-node 2 --max-restarts 3 \
         -m pyrnn.examples.distributed --checkpoint run.pt
 
 Every process computes on its share of the windows of each step; gradients are averaged while the backward
-goes on. When a process dies, torchrun starts all of them again, and they go on from the last checkpoint.
+goes on. When a process dies, torchrun starts all of them again, and they go on from the last checkpoint. The
+variable gives each start a store of its own: in the one that torchrun else shares, gloo finds the addresses of
+processes that are dead.
 """
 
 from __future__ import annotations
