@@ -90,7 +90,7 @@ def launch(checkpoint, *arguments):
 
 @pytest.mark.skipif(
     not os.environ.get("PYRNN_TEST_ELASTIC"),
-    reason="torchrun sometimes takes minutes to start again: PYRNN_TEST_ELASTIC=1 runs it",
+    reason="starts PyTorch in eight processes, one after the other: PYRNN_TEST_ELASTIC=1 runs it",
 )
 def test_goes_on_after_a_process_was_killed(tmp_path):
     """A worker is killed at step 6; all start again from step 4 and end where an undisturbed run ends."""
