@@ -51,7 +51,7 @@ def state_of(name, *shape, dtype=torch.float64):
 
 def test_importing_pyrnn_imports_no_torch():
     code = "import sys, pyrnn; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code]).returncode == 0
 
 
 @pytest.mark.parametrize("options", STACKS, ids=str)

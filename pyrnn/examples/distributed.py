@@ -7,8 +7,8 @@ r"""A character model trained by several processes, on one machine or many, by P
 
 Every process computes on its share of the windows of each step; gradients are averaged while the backward
 goes on. When a process dies, torchrun starts all of them again, and they go on from the last checkpoint. The
-variable gives each start a store of its own: in the one that torchrun else shares, gloo finds the addresses of
-processes that are dead.
+variable gives each start a store of its own: in the one that torchrun else shares, gloo finds the addresses
+of processes that are dead.
 """
 
 from __future__ import annotations
