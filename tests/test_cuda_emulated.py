@@ -50,7 +50,7 @@ def test_float64(cell, kind, sizes):
 
 @EVERY_CELL
 @pytest.mark.parametrize("tier", ["stepwise", "grid"])
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize("kind", ["plain", "lengths", "all"])
 @pytest.mark.parametrize("sizes", SIZES[1:4], ids=str)
 def test_float32(cell, kind, sizes, tier):
     """Three TF32 products are as good as float32's own, a kernel a step or all steps in one."""
