@@ -144,13 +144,11 @@ PYRNN_FN V max(V bound, V x) {
 }
 #endif
 
-// 1/x for 1 <= |x| < 2^126: the processor's estimate and one Newton step (2 ULP), for the division unit is slower.
+// 1/x for 1 <= |x| < 2^126: the processor's estimate and one Newton step (2 ULP) where the division unit is
+// the bottleneck of the epilogue, the division elsewhere.
 PYRNN_FN Vec<float> reciprocal(Vec<float> x) {
 #if defined(__AVX512F__)
   const Vec<float> y = (Vec<float>)_mm512_maskz_rcp14_ps(0xffff, (__m512)x);
-  return y + y * (1 - x * y);
-#elif defined(__AVX__)
-  const Vec<float> y = (Vec<float>)_mm256_rcp_ps((__m256)x);
   return y + y * (1 - x * y);
 #else
   return 1 / x;
