@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-COPIED = ("csrc", "pyrnn", "tests", "CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE")
+COPIED = ("csrc", "cuda", "pyrnn", "tests", "CMakeLists.txt", "pyproject.toml", "README.md", "LICENSE")
 TESTS = ("test_minimal", "test_dual", "test_kernels", "test_semantics", "test_streams", "test_reference")
 ATTENTION = ("test_dual", "test_attention_kernels", "test_decoder_kernels", "test_attention_examples")
 ATTENTION += ("test_attention_semantics",)
