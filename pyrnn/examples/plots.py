@@ -88,6 +88,8 @@ def plot_regions(
 ) -> None:
     """Where each word of some captions looked: a row for each picture, a panel for each word.
 
+    The darkest red is the largest weight of the picture's words, so that weight that is spread looks pale.
+
     Parameters
     ----------
     path : path
@@ -103,7 +105,7 @@ def plot_regions(
     from pyrnn.examples.canvases import END, WORDS
 
     words = [[WORDS[t] for t in row[: [*row, END].index(END)]] for row in tokens.tolist()]
-    columns, (height, width) = max(map(len, words)), images.shape[1:]
+    columns, (height, width) = max(1, *map(len, words)), images.shape[1:]
     made, panels = figure(1.1 * columns * width / height, 1.35 * len(images), columns, len(images))
     y, x = (c.reshape(grid) for c in centres)
     edges = [(a.min() - s / 2, a.max() + s / 2) for a, s in ((x, x[0, 1] - x[0, 0]), (y, y[1, 0] - y[0, 0]))]
@@ -111,10 +113,13 @@ def plot_regions(
     for axes in panels:
         axes.set_axis_off()
     for k, row in enumerate(words):
+        most = weights[k].max()
         for t, word in enumerate(row):
             axes, seen = panels[k * columns + t], weights[k, t].reshape(grid)
             axes.imshow(images[k], cmap="gray_r", vmin=0, vmax=1.5)
-            axes.imshow(seen / seen.max(), cmap="Reds", alpha=0.55, extent=extent, interpolation="bilinear")
+            axes.imshow(
+                seen, cmap="Reds", vmin=0, vmax=most, alpha=0.55, extent=extent, interpolation="bilinear"
+            )
             axes.set_axis_on()
             axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
             axes.set_title(word, fontsize=10)
