@@ -72,5 +72,5 @@ def run_show(options: argparse.Namespace) -> int:
     if options.plot:
         from pyrnn.examples.plots import plot_regions
 
-        plot_regions(options.plot, canvases.images, found.tokens, found.weights, model.grid, model.centres())
+        plot_regions(options.plot, canvases.images, found.tokens, model.regions(found.weights))
     return 0

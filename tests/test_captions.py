@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The captions: their pictures, the model's gradients, its learning, and that it looks where it should."""
 
+import dataclasses
 import itertools
 import json
 import sys
@@ -140,6 +141,18 @@ def test_where_it_looks_is_measured(digits: Digits) -> None:
     assert np.isnan(looked(model, made, on)[~there]).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (17, 35)])
+def test_regions(height: int, width: int) -> None:
+    """What can move a patch's feature is where its weight is drawn."""
+    model = CaptionModel(dataclasses.replace(SMALL, height=height, width=width))
+    P = len(model.position)
+    found = model.regions(np.eye(P)[None])[0]
+    assert found.shape == (P, height, width)
+    pixels = np.eye(height * width, dtype=np.float32).reshape(-1, height, width)
+    np.testing.assert_array_equal(found.reshape(P, -1), patches(pixels).sum(2).T)
+    np.testing.assert_allclose(model.regions(np.full((3, P), 1 / P)).max(), 25 / P, rtol=1e-6)
+
+
 def test_resumed_is_the_same(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
@@ -177,10 +190,8 @@ def test_command_line(tmp_path: Path) -> None:
 def test_plot_of_nothing(tmp_path: Path) -> None:
     """A model that says nothing yet has a plot too."""
     pytest.importorskip("matplotlib", reason="matplotlib is not installed")
-    model, images = CaptionModel(SMALL), np.zeros((2, 24, 32), np.float32)
-    weights = np.full((2, 1, len(model.position)), 1 / len(model.position), np.float32)
-    path = tmp_path / "regions.png"
-    plot_regions(path, images, np.full((2, 1), END), weights, model.grid, model.centres())
+    path, images = tmp_path / "regions.png", np.zeros((2, 24, 32), np.float32)
+    plot_regions(path, images, np.full((2, 1), END), images[:, None])
     assert path.read_bytes().startswith(b"\x89PNG")
 
 
