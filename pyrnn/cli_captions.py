@@ -10,6 +10,8 @@ from pyrnn.cli_options import add_config, given
 from pyrnn.examples.config import CaptionsConfig
 
 CHECKPOINT = "captions.safetensors"
+#: Pictures that a plot has room for.
+PLOTTED = 40
 
 
 def add_captions(commands: Any) -> None:
@@ -57,8 +59,10 @@ def run_show(options: argparse.Namespace) -> int:
     from pyrnn.examples.canvases import caption
     from pyrnn.examples.captions import Checkpoint, unseen
 
-    if not 1 <= options.count <= 1000:
-        raise ValueError(f"--count: expected a number from 1 to 1000, got {options.count}")
+    most = PLOTTED if options.plot else 1000
+    if not 1 <= options.count <= most:
+        plotted = " with --plot" if options.plot else ""
+        raise ValueError(f"--count: expected a number from 1 to {most}{plotted}, got {options.count}")
     checkpoint = Checkpoint(options.checkpoint)
     model, canvases = checkpoint.model(), unseen(checkpoint.config, options.count)
     found = model.captions(canvases.images)
@@ -68,5 +72,5 @@ def run_show(options: argparse.Namespace) -> int:
     if options.plot:
         from pyrnn.examples.plots import plot_regions
 
-        plot_regions(options.plot, canvases.images, found.tokens, found.weights, model.grid, model.centres())
+        plot_regions(options.plot, canvases.images, found.tokens, model.regions(found.weights))
     return 0

@@ -1,18 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """The captions: their pictures, the model's gradients, its learning, and that it looks where it should."""
 
+import dataclasses
+import itertools
+import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from commands import interrupted, losses, run
 
+from pyrnn import cli
 from pyrnn.examples import canvases as pictures
-from pyrnn.examples.canvases import AND, COMMA, END, LONGEST, MOST, SIDE, Digits, caption, draw
+from pyrnn.examples.canvases import AND, APART, COMMA, END, LONGEST, MOST, SIDE, Digits, caption, draw, spaced
 from pyrnn.examples.captionmodel import CaptionModel, patches
 from pyrnn.examples.captions import Checkpoint, Training, looked, quality, unseen
 from pyrnn.examples.config import CaptionsConfig
-from pyrnn.io import load_safetensors
+from pyrnn.examples.plots import plot_regions
+from pyrnn.io import load_safetensors, save_safetensors
 
 SMALL = CaptionsConfig(hidden=6, features=5, units=4, embedding=3, batch=4, steps=8, every=4, seed=3)
 FLAGS = ["--hidden", "8", "--features", "8", "--units", "8", "--batch", "4", "--every", "5"]
@@ -55,6 +61,17 @@ def test_pictures_and_captions(digits: Digits) -> None:
         assert made.lengths[k] == 2 * n and (made.tokens[k, 2 * n - 1 :] == END).all()
     again = draw(digits, 300, 24, 32, np.random.default_rng(0))
     np.testing.assert_array_equal(made.images, again.images)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_left_edges(count: int) -> None:
+    """Every choice whose gaps are wide enough is as likely as any other, and there are no others."""
+    choices = [c for c in itertools.combinations(range(12), count) if (np.diff(c) >= APART).all()]
+    draws = 400 * len(choices)
+    found = spaced(np.full(draws, count), 12, np.random.default_rng(0))[:, :count]
+    distinct, often = np.unique(found, axis=0, return_counts=True)
+    assert distinct.tolist() == [list(c) for c in choices]
+    assert abs(often / 400 - 1).max() < 0.25  # five standard deviations
 
 
 def test_words() -> None:
@@ -124,6 +141,18 @@ def test_where_it_looks_is_measured(digits: Digits) -> None:
     assert np.isnan(looked(model, made, on)[~there]).all()
 
 
+@pytest.mark.parametrize(("height", "width"), [(24, 32), (17, 35)])
+def test_regions(height: int, width: int) -> None:
+    """What can move a patch's feature is where its weight is drawn."""
+    model = CaptionModel(dataclasses.replace(SMALL, height=height, width=width))
+    P = len(model.position)
+    found = model.regions(np.eye(P)[None])[0]
+    assert found.shape == (P, height, width)
+    pixels = np.eye(height * width, dtype=np.float32).reshape(-1, height, width)
+    np.testing.assert_array_equal(found.reshape(P, -1), patches(pixels).sum(2).T)
+    np.testing.assert_allclose(model.regions(np.full((3, P), 1 / P)).max(), 25 / P, rtol=1e-6)
+
+
 def test_resumed_is_the_same(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
 
@@ -158,6 +187,64 @@ def test_command_line(tmp_path: Path) -> None:
     assert Checkpoint(tmp_path / "captions.safetensors").progress.step == 7
 
 
+def test_plot_of_nothing(tmp_path: Path) -> None:
+    """A model that says nothing yet has a plot too."""
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    path, images = tmp_path / "regions.png", np.zeros((2, 24, 32), np.float32)
+    plot_regions(path, images, np.full((2, 1), END), images[:, None])
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_missing_packages_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["captions", "--quiet", "--steps", "1", *FLAGS]) == 0
+    capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert cli.main(["captions", "show", "--plot", "x.png"]) == 2
+    assert "pip install matplotlib" in capsys.readouterr().err
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    for arguments in (["--steps", "1"], ["--resume"], ["show"]):
+        assert cli.main(["captions", *arguments]) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and 'pip install "pyrnn-kernels[demo]"' in error
+
+
+def test_forged_checkpoints(tmp_path: Path) -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    training = Training(SMALL, tmp_path / "x")
+    training.advance()
+    training.validation()
+    training.save()
+    tensors, metadata = load_safetensors(tmp_path / "x")
+    content = json.loads(metadata["pyrnn-captions"])
+    sizes = ("hidden", "features", "units", "embedding", "height", "width")
+    changes = [
+        *({"config": {name: 2**31 - 1}} for name in sizes),
+        {"config": {"cell": "gru"}},
+        {"config": {"mlp": 1}},
+        {"progress": {"step": "1"}},
+        {"progress": {"step": -1}},
+        {"progress": {"best_step": None}},
+        {"progress": {"best_bits": "low"}},
+        {"progress": {"best_bits": float("nan")}},
+    ]
+    for change in changes:
+        forged = {part: values | change.get(part, {}) for part, values in content.items()}
+        save_safetensors(tmp_path / "y", tensors, {"pyrnn-captions": json.dumps(forged)})
+        with pytest.raises(ValueError, match="y: "):
+            Training.resume(tmp_path / "y")
+    for other in ({"head.bias": np.zeros(3, np.float32)}, {"training.params": np.zeros(3, np.float32)}):
+        save_safetensors(tmp_path / "y", tensors | other, metadata)
+        with pytest.raises(ValueError, match="y: "):
+            Training.resume(tmp_path / "y")
+    save_safetensors(tmp_path / "y", tensors, {"pyrnn-charlm": metadata["pyrnn-captions"]})
+    with pytest.raises(ValueError, match="checkpoint of pyrnn captions"):
+        Checkpoint(tmp_path / "y")
+
+
 def test_interrupted(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     out = interrupted(tmp_path, tmp_path / "log", "captions", *FLAGS, "--steps", "4000", "--log", "log")
@@ -170,12 +257,14 @@ def test_interrupted(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--width", "31"], "--width: expected a number from 32, got 31"),
-        (["--height", "7"], "--height: expected a number from 8, got 7"),
+        (["--height", "15"], "--height: expected a number from 16, got 15"),
+        (["--height", "4000"], "--height, --width: expected at most 4096 pixels, got 4000 x 32"),
         (["--cell", "mlp"], "--cell: expected one of lstm, gru, rnn, got 'mlp'"),
         (["--checkpoint", "no/x.safetensors"], "expected a folder that can be written to"),
         (["--resume", "--steps", "5"], "--resume takes its options from the checkpoint; leave --steps away"),
         (["--resume"], "captions.safetensors: No such file"),
         (["show", "--count", "0"], "--count: expected a number from 1 to 1000, got 0"),
+        (["show", "--count", "41", "--plot", "x.png"], "expected a number from 1 to 40 with --plot, got 41"),
     ],
     ids=str,
 )

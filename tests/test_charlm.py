@@ -276,6 +276,8 @@ def test_forged_checkpoints(tmp_path: Path, text: str) -> None:
         ({}, content.replace('"layers": 2', '"layers": "2"')),
         ({}, content.replace('"cell": "lstm"', '"cell": "gru"')),
         ({}, content.replace('"cell"', '"sell"')),
+        ({}, content.replace('"step": 1', '"step": "1"')),
+        ({}, content.replace('"best_bits": null', '"best_bits": "1"')),
         ({}, content.replace('"Philox"', '"MT19937"')),
         ({}, content.replace('"buffer_pos": ', '"buffer_pos": "x", "y": ')),
         ({}, "{}"),

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 
 from pyrnn import cli
-from pyrnn.examples.config import Config, Options, TranslateConfig
+from pyrnn.examples.config import CaptionsConfig, Config, Options, TranslateConfig
 
 ROOT = Path(__file__).parent.parent
-CHARLM, ATTENTION, TORCH = (ROOT / "docs" / f"{name}.md" for name in ("charlm", "attention", "pytorch"))
-PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION, TORCH) if path.exists()]
+CHARLM, ATTENTION, CAPTIONS, TORCH = (
+    ROOT / "docs" / f"{name}.md" for name in ("charlm", "attention", "captions", "pytorch")
+)
+PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION, CAPTIONS, TORCH) if path.exists()]
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -52,7 +54,7 @@ def test_commands_parse(page: Path) -> None:
         for line in block.splitlines()
         if line.startswith("$ pyrnn ")
     ]
-    assert commands or page not in (CHARLM, ATTENTION)
+    assert commands or page not in (CHARLM, ATTENTION, CAPTIONS)
     for command in commands:
         cli.parser().parse_args(shlex.split(command, comments=True)[1:])
 
@@ -63,8 +65,9 @@ def test_commands_parse(page: Path) -> None:
     [
         (CHARLM, Config, {"text", "prime", "temperature"}),
         (ATTENTION, TranslateConfig, {"no-attention", "pairs", "beam", "length-penalty", "plot"}),
+        (CAPTIONS, CaptionsConfig, {"count", "plot"}),
     ],
-    ids=["charlm", "attention"],
+    ids=["charlm", "attention", "captions"],
 )
 def test_table_of_options_is_complete(page: Path, config: type[Options], others: set[str]) -> None:
     rows = re.findall(r"^\| `--([\w-]+)` \| (.*?) ?\|", page.read_text(encoding="utf-8"), re.MULTILINE)

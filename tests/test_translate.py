@@ -291,6 +291,7 @@ def test_forged_checkpoints(tmp_path: Path, pairs: str) -> None:
         ({}, content.replace('"longest": 7', '"longest": -7')),
         ({}, content.replace('"longest": 7', '"longest": 1e9')),
         ({}, content.replace('"step": 1', '"step": "1"')),
+        ({}, content.replace('"best_bits": null', '"best_bits": "1"')),
         ({}, content.replace('"source"', '"sauce"')),
         ({}, content.replace('"source": "', '"source": "zyx')),
         ({}, "[]"),

@@ -8,6 +8,7 @@ metadata hold the rest as JSON.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -102,6 +103,16 @@ class Archive:
         """
         if least > 4 * sum(a.size for a in self.tensors.values()):
             raise ValueError("the configuration does not fit the tensors")
+
+    def check_progress(self, progress: Any) -> None:
+        """ValueError unless a training can go on from this `step`, `best_step` and `best_bits`."""
+        for name in ("step", "best_step"):
+            value = getattr(progress, name)
+            if not isinstance(value, int) or not 0 <= value < 2**31:
+                raise ValueError(f"the {name} is {value!r}")
+        bits = progress.best_bits
+        if bits is not None and not (isinstance(bits, float) and math.isfinite(bits)):
+            raise ValueError(f"the best_bits are {bits!r}")
 
     def fill(self, params: FlatBuffer) -> None:
         """The best parameters."""

@@ -108,19 +108,30 @@ def places(counts: Array, height: int, width: int, rng: np.random.Generator) -> 
     bad = np.arange(len(counts))
     while bad.size:  # all digits of a canvas are drawn anew until none touches another
         tops[bad] = rng.integers(0, height - SIDE + 1, (bad.size, MOST))
-        lefts[bad] = rng.integers(0, width - SIDE + 1, (bad.size, MOST))
+        lefts[bad] = spaced(counts[bad], width - SIDE + 1, rng)
         bad = bad[~clear(tops[bad], lefts[bad], counts[bad])]
+    return tops, lefts
+
+
+def spaced(counts: Array, room: int, rng: np.random.Generator) -> Array:
+    """Rising numbers (B, 4) below `room`, APART or more apart; every choice of `counts` (B,) is as likely.
+
+    Those behind `counts` mean nothing.
+    """
+    # Without the gaps they are any distinct numbers below what the gaps leave.
+    keys = rng.random((len(counts), room))
+    keys[np.arange(room) >= (room - (counts - 1) * (APART - 1))[:, None]] = np.inf
     there = np.arange(MOST) < counts[:, None]
-    order = np.argsort(np.where(there, lefts, width), axis=1, kind="stable")
-    return np.take_along_axis(tops, order, 1), np.take_along_axis(lefts, order, 1)
+    chosen = np.sort(np.where(there, np.argsort(keys, axis=1)[:, :MOST], room), axis=1)
+    rising: Array = chosen + (APART - 1) * np.arange(MOST)
+    return rising
 
 
 def clear(tops: Array, lefts: Array, counts: Array) -> Array:
-    """Whether the first `counts` (B,) digits of each row overlap nowhere, and which comes first is plain."""
+    """Whether the first `counts` (B,) digits of each row overlap nowhere."""
     down, across = (np.abs(a[:, :, None] - a[:, None, :]) for a in (tops, lefts))
     pairs = np.triu(np.ones((MOST, MOST), bool), 1) & (np.arange(MOST) < counts[:, None])[:, None, :]
-    apart = (across >= APART) & ((across >= SIDE) | (down >= SIDE))
-    fine: Array = (apart | ~pairs).all((1, 2))
+    fine: Array = ((across >= SIDE) | (down >= SIDE) | ~pairs).all((1, 2))
     return fine
 
 

@@ -39,8 +39,8 @@ class CaptionModel:
     ----------
     decoder : pyrnn.AttentionDecoder
         With `pyrnn.BahdanauAttention`; the parameters of both are views into `params`.
-    grid : (int, int)
-        Rows and columns of patches.
+    grid, size : (int, int)
+        Rows and columns of patches, and of pixels.
     params, grads : FlatBuffer
         `features.weight` (F, 100), `features.bias` (F,), `embedding` (words, E), `decoder.…` and
         `attention.…` as the decoder names them, `head.weight` (words, H), `head.bias` (words,). `gradients`
@@ -50,7 +50,7 @@ class CaptionModel:
     def __init__(self, config: CaptionsConfig, dtype: str = "float32") -> None:
         F, H, V, E = config.features, config.hidden, len(WORDS), config.embedding
         rows, columns = (1 + (n + 2 * MARGIN - PATCH) // STRIDE for n in (config.height, config.width))
-        self.grid = rows, columns
+        self.grid, self.size = (rows, columns), (config.height, config.width)
         self.position = position_code(*self.grid)
         M = F + self.position.shape[1]
         attention = pyrnn.BahdanauAttention(H, M, config.units, bias=True, dtype=dtype, seed=config.seed + 1)
@@ -144,6 +144,16 @@ class CaptionModel:
         rows, columns = (np.arange(n) * STRIDE - MARGIN + PATCH / 2 for n in self.grid)
         y, x = np.meshgrid(rows, columns, indexing="ij")
         return y.ravel(), x.ravel()
+
+    def regions(self, weights: Array) -> Array:
+        """Share (…, height, width) of the weights (…, P) on patches that hold each pixel: 1 if all do."""
+        (rows, columns), (height, width) = self.grid, self.size
+        weights = weights.reshape(*weights.shape[:-1], rows, columns)
+        shares = np.zeros((*weights.shape[:-2], height + 2 * MARGIN, width + 2 * MARGIN))
+        for y in range(PATCH):
+            for x in range(PATCH):
+                shares[..., y : y + STRIDE * rows : STRIDE, x : x + STRIDE * columns : STRIDE] += weights
+        return shares[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
 
 
 def before(tokens: Array) -> Array:

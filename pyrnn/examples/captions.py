@@ -112,10 +112,9 @@ class Checkpoint:
         try:
             self.config = CaptionsConfig(**self._file.content["config"])
             self.progress = Progress(**self._file.content["progress"])
-            if not isinstance(self.progress.step, int) or not 0 <= self.progress.step < 2**31:
-                raise ValueError(f"the step is {self.progress.step!r}")
-            H = self.config.hidden
-            self._file.check_size(H * (H + self.config.features + self.config.units))
+            self._file.check_progress(self.progress)
+            c = self.config
+            self._file.check_size(c.hidden * (c.hidden + c.features + c.units + c.embedding))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._file.refused(error) from None
 

@@ -80,6 +80,7 @@ class Checkpoint:
             self.progress = Progress(**content["progress"])
             self.alphabet = Alphabet(content["alphabet"])
             self._rng = content["rng"]
+            self._file.check_progress(self.progress)
             self._file.check_size(
                 self.config.hidden * (self.config.hidden * self.config.layers + self.config.embedding)
             )

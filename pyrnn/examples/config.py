@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 CELLS = {"lstm": "lstm", "gru": "gru", "rnn": "rnn_tanh"}
 #: Scores of the attention of `pyrnn translate`, and "none" for none.
@@ -101,12 +101,15 @@ class TranslateConfig(Options):
 class CaptionsConfig(Options):
     """Everything that decides the course of a training of the captions."""
 
+    #: Pixels of the largest canvas: its thousand test canvases are captioned in one call.
+    MOST_PIXELS: ClassVar[int] = 4096
+
     cell: str = option("lstm", 0, "NAME", "lstm, gru or rnn")
     hidden: int = option(128, 1, "N", "units of the decoder")
     features: int = option(96, 1, "N", "units that look at a patch")
     units: int = option(64, 1, "N", "units of the attention")
     embedding: int = option(32, 1, "N", "size of a word's vector")
-    height: int = option(24, 8, "N", "rows of a canvas")
+    height: int = option(24, 16, "N", "rows of a canvas")
     width: int = option(32, 32, "N", "columns of a canvas")
     batch: int = option(64, 1, "N", "canvases of an update")
     steps: int = option(3000, 1, "N", "updates")
@@ -119,3 +122,6 @@ class CaptionsConfig(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         one_of("cell", self.cell, CELLS)
+        if self.height * self.width > self.MOST_PIXELS:
+            got = f"{self.height} x {self.width}"
+            raise ValueError(f"--height, --width: expected at most {self.MOST_PIXELS} pixels, got {got}")

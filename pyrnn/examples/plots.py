@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from pyrnn.examples.translator import Quality
 from pyrnn.layout import Array
 
@@ -78,45 +80,32 @@ def labels(text: str, count: int) -> list[str]:
     return [*("␣" if c == " " else c for c in text), END][:count]
 
 
-def plot_regions(
-    path: str | os.PathLike[str],
-    images: Array,
-    tokens: Array,
-    weights: Array,
-    grid: tuple[int, int],
-    centres: tuple[Array, Array],
-) -> None:
-    """Where each word of some captions looked: a row for each picture, a panel for each word.
+def plot_regions(path: str | os.PathLike[str], images: Array, tokens: Array, regions: Array) -> None:
+    """Where each word of some captions looked, in red: a row for each picture, a panel for each word.
 
     Parameters
     ----------
     path : path
     images : array (B, height, width)
     tokens : array (B, L)
-    weights : array (B, L, P)
-        Of P = rows·columns patches.
-    grid : (int, int)
-        Rows and columns of patches.
-    centres : two arrays (P,)
-        Row and column of the centre of each, in pixels.
+    regions : array (B, L, height, width)
+        From 0 to 1; see `CaptionModel.regions`.
     """
     from pyrnn.examples.canvases import END, WORDS
 
     words = [[WORDS[t] for t in row[: [*row, END].index(END)]] for row in tokens.tolist()]
-    columns, (height, width) = max(map(len, words)), images.shape[1:]
+    columns, (height, width) = max(1, *map(len, words)), images.shape[1:]
     made, panels = figure(1.1 * columns * width / height, 1.35 * len(images), columns, len(images))
-    y, x = (c.reshape(grid) for c in centres)
-    edges = [(a.min() - s / 2, a.max() + s / 2) for a, s in ((x, x[0, 1] - x[0, 0]), (y, y[1, 0] - y[0, 0]))]
-    extent = (edges[0][0] - 0.5, edges[0][1] - 0.5, edges[1][1] - 0.5, edges[1][0] - 0.5)
     for axes in panels:
         axes.set_axis_off()
     for k, row in enumerate(words):
+        # Ink takes all colours from the paper, weight takes green and blue: red paper, ink that stays black.
+        paper = 1 - 0.9 * images[k]
         for t, word in enumerate(row):
-            axes, seen = panels[k * columns + t], weights[k, t].reshape(grid)
-            axes.imshow(images[k], cmap="gray_r", vmin=0, vmax=1.5)
-            axes.imshow(seen / seen.max(), cmap="Reds", alpha=0.55, extent=extent, interpolation="bilinear")
+            axes, other = panels[k * columns + t], paper * (1 - 0.75 * np.clip(regions[k, t], 0, 1))
+            axes.imshow(np.stack([paper, other, other], axis=2))
             axes.set_axis_on()
-            axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5), xticks=[], yticks=[])
+            axes.set(xticks=[], yticks=[])
             axes.set_title(word, fontsize=10)
     write(made, path)
 

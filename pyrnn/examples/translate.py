@@ -70,8 +70,7 @@ class Checkpoint:
             self.longest = content["longest"]
             if not isinstance(self.longest, int) or not 0 < self.longest < 2**20:
                 raise ValueError(f"the longest target has {self.longest!r} characters")
-            if not isinstance(self.progress.step, int) or not 0 <= self.progress.step < 2**31:
-                raise ValueError(f"the step is {self.progress.step!r}")
+            self._file.check_progress(self.progress)
             H, E = self.config.hidden, self.config.embedding
             self._file.check_size(H * (H // 2 * self.config.layers + E))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
