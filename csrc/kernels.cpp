@@ -53,50 +53,58 @@ CellInfo cell_info(const char* name) {
 }
 
 template <class Cell, class T>
-void point(int64_t H, const void* a, const void* s, void* s_new, void* save) {
+void point(int64_t H, const void* params, const void* a, const void* s, void* s_new, void* save) {
   const int64_t padded = padded_units<T>(H);
-  for (int64_t unit = 0; unit < padded; unit += lanes<T>) {
-    const auto at = [&](const void* rows, int i) { return static_cast<const T*>(rows) + i * padded + unit; };
-    Vec<T> slots[Cell::slots], state[Cell::states], next[Cell::states], saved[Cell::saved];
-    PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) slots[i] = load(at(a, i));
-    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) state[i] = load(at(s, i));
-    Cell::forward(slots, state, static_cast<const Vec<T>*>(nullptr), next, saved);
-    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(const_cast<T*>(at(s_new, i)), next[i]);
-    if (save) PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) store(const_cast<T*>(at(save, i)), saved[i]);
-  }
+  const StepRow<T> row{nullptr, nullptr, nullptr, static_cast<const T*>(s), static_cast<T*>(s_new),
+                       static_cast<T*>(s_new), static_cast<T*>(save)};
+  cell_forward<Cell, T>({H, padded, static_cast<const T*>(params)},
+                        {static_cast<const T*>(a), 1, 0, padded / lanes<T>}, &row);
 }
 
 template <class Cell, class T>
-void point_backward(int64_t H, const void* save, const void* s, void* ds, void* da) {
+void point_backward(int64_t H, const void* params, const void* save, const void* s, void* ds, void* da) {
   const int64_t padded = padded_units<T>(H);
-  for (int64_t unit = 0; unit < padded; unit += lanes<T>) {
-    const auto at = [&](const void* rows, int i) { return static_cast<const T*>(rows) + i * padded + unit; };
-    Vec<T> slots[Cell::slots], state[Cell::states], d[Cell::states], saved[Cell::saved];
-    PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) saved[i] = load(at(save, i));
-    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) {
-      state[i] = load(at(s, i));
-      d[i] = load(at(ds, i));
-    }
-    Cell::backward(saved, state, static_cast<const Vec<T>*>(nullptr), d, slots, static_cast<Vec<T>*>(nullptr));
-    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(const_cast<T*>(at(ds, i)), d[i]);
-    PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) store(const_cast<T*>(at(da, i)), slots[i]);
-  }
+  cell_backward<Cell, T>({H, padded, static_cast<const T*>(params)},
+                         {static_cast<const T*>(save), static_cast<const T*>(s), nullptr, static_cast<T*>(ds),
+                          static_cast<T*>(da), padded, padded, column_block<T>},
+                         {0, padded / lanes<T>});
 }
 
+// The engine's functions, bound to a cell.
 template <class Cell, class T, class P>
-constexpr CellKernels cell_kernels() {
-  return {forward_memory<Cell, T, P>,
-          forward<Cell, T, P>,
-          backward_workspace<Cell, T, typename P::Backward>,
-          backward<Cell, T, typename P::Backward>,
-          stream_pack_bytes<Cell, T, P>,
-          stream_state_bytes<Cell, T, P>,
-          stream_scratch_bytes<Cell, T, P>,
-          stream_pack<Cell, T, P>,
-          stream_step<Cell, T, P>,
-          padded_units<T>,
-          point<Cell, T>,
-          point_backward<Cell, T>};
+CellKernels cell_kernels() {
+  using S = ShapeOf<Cell>;
+  using B = typename P::Backward;
+  CellKernels k{};
+  k.forward_memory = [](const Sizes& sizes, const Schedule& schedule, int threads, bool save) {
+    return forward_memory<S, T, P>(cell_functions<Cell, T>, sizes, schedule, threads, save);
+  };
+  k.forward = [](const ForwardArgs& args, int threads) {
+    forward<S, T, P>(cell_functions<Cell, T>, args, threads);
+  };
+  k.backward_workspace = [](const Sizes& sizes, const Schedule& schedule, int threads) {
+    return backward_workspace<T, B>(cell_functions<Cell, T>, sizes, schedule, threads);
+  };
+  k.backward = [](const BackwardArgs& args, int threads) {
+    backward<T, B>(cell_functions<Cell, T>, args, threads);
+  };
+  k.stream_pack_bytes = [](int64_t I, int64_t H) {
+    return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H);
+  };
+  k.stream_state_bytes = [](int64_t B, int64_t H) {
+    return stream_state_bytes<T>(cell_functions<Cell, T>, B, H);
+  };
+  k.stream_scratch_bytes = stream_scratch_bytes<T, P>;
+  k.stream_pack = [](const Sizes& sizes, const Weights& weights, void* pack) {
+    stream_pack<T, P>(cell_functions<Cell, T>, sizes, weights, pack);
+  };
+  k.stream_step = [](StreamLayer* layer, int64_t B, View x, View y, int threads) {
+    stream_step<S, T, P>(cell_functions<Cell, T>, layer, B, x, y, threads);
+  };
+  k.padded = padded_units<T>;
+  k.point = point<Cell, T>;
+  k.point_backward = point_backward<Cell, T>;
+  return k;
 }
 
 const Kernels& kernels() {

@@ -50,12 +50,18 @@ struct Memory {
   size_t workspace, states, gates;
 };
 
+// Of one layer in one direction. Biases may be null; per-unit parameters are null where the cell has none.
+struct Weights {
+  const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // (from_x·H, I), (from_h·H, H), (from_x·H), (from_h·H)
+  const void* params;                                     // (params, H)
+};
+
 struct ForwardArgs {
   Sizes sizes;
   Schedule schedule;
   View x, y;                                      // (T, B, I), (T, B, H)
   View state[max_states], state_out[max_states];  // (B, H); `step` is unused
-  const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;
+  Weights weights;
   void *states, *gates, *workspace;  // `gates` null: inference
 };
 
@@ -63,14 +69,14 @@ struct BackwardArgs {
   Sizes sizes;
   Schedule schedule;
   View x;
-  const void *weight_ih, *weight_hh;
+  Weights weights;  // without biases
   const void *states, *gates;  // as forward left them
   View dy;                     // data null: zero
   View dstate[max_states];     // data null: zero
   View dx;                     // data null: not wanted
   int32_t dx_accumulate;
   View dstate_out[max_states];
-  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh;  // biases may be null
+  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams;  // biases may be null
   void* workspace;
 };
 
@@ -95,13 +101,13 @@ struct CellKernels {
   size_t (*stream_pack_bytes)(int64_t I, int64_t H);
   size_t (*stream_state_bytes)(int64_t B, int64_t H);
   size_t (*stream_scratch_bytes)(int64_t B, int64_t I, int64_t H);
-  void (*stream_pack)(const Sizes&, const void* weight_ih, const void* weight_hh, const void* bias_ih,
-                      const void* bias_hh, void* pack);
+  void (*stream_pack)(const Sizes&, const Weights&, void* pack);
   void (*stream_step)(StreamLayer* layer, int64_t B, View x, View y, int threads);
   int64_t (*padded)(int64_t H);  // distance between the units' rows in `states` and `gates`
   // The cell itself for one sequence: rows of padded(H) units, `slots`, `states` and `saved` of them.
-  void (*point)(int64_t H, const void* a, const void* s, void* s_new, void* save);
-  void (*point_backward)(int64_t H, const void* save, const void* s, void* ds, void* da);
+  // `params` is such rows too, and so are their gradients, which follow those of the slots in `da`.
+  void (*point)(int64_t H, const void* params, const void* a, const void* s, void* s_new, void* save);
+  void (*point_backward)(int64_t H, const void* params, const void* save, const void* s, void* ds, void* da);
 };
 
 // Attention: scores of every query with every key, weights from the scores of a query, and the weighted sum of values.
@@ -163,7 +169,7 @@ struct DecoderArgs {
   int32_t query_previous;
   const void* x;                                         // (B, T, I)
   const void* state[max_states];                         // (B, H)
-  const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // as of a layer with I + fed inputs; biases *
+  Weights weights;                                        // as of a layer with I + fed inputs; biases *
   const void *weight_query, *bias_query;                  // (D, H), (D) * identity
   const void *weight_attention, *bias_attention;          // (O, M + H), (O) *
   const void* feed;                                       // (B, fed) * zero
@@ -179,7 +185,7 @@ struct DecoderGradients {
   const void* dstate[max_states];  // (B, H) *
   void *dx, *dfeed;              // (B, T, I), (B, fed); dfeed *
   void* dstate_out[max_states];
-  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh;
+  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams;
   void *dweight_query, *dbias_query, *dweight_attention, *dbias_attention;
 };
 

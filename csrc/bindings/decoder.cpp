@@ -85,10 +85,10 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
   attention.value = arrays.in("value", value, {B, Tk, {"M", M}});
   const auto states = check_states("state", state, arrays, info.states, s.B, H, false);
   std::copy(states.begin(), states.end(), args.state);
-  args.weight_ih = arrays.in("weight_ih", weight_ih, {gates_x, {"I + fed", I + args.fed}});
-  args.weight_hh = arrays.in("weight_hh", weight_hh, {gates_h, {"H", H}});
-  args.bias_ih = arrays.in("bias_ih", bias_ih, {gates_x});
-  args.bias_hh = arrays.in("bias_hh", bias_hh, {gates_h});
+  args.weights.weight_ih = arrays.in("weight_ih", weight_ih, {gates_x, {"I + fed", I + args.fed}});
+  args.weights.weight_hh = arrays.in("weight_hh", weight_hh, {gates_h, {"H", H}});
+  args.weights.bias_ih = arrays.in("bias_ih", bias_ih, {gates_x});
+  args.weights.bias_hh = arrays.in("bias_hh", bias_hh, {gates_h});
   args.weight_attention = arrays.in("weight_attention", weight_attention, {{"O", O}, {"M + H", M + H}});
   args.bias_attention = arrays.in("bias_attention", bias_attention, {{"O", O}});
   if (args.bias_attention && !layer) throw py::value_error("bias_attention: expected None without weight_attention");
@@ -180,8 +180,8 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
   g.dfeed = arrays.out("dfeed", dfeed, {B, {"fed", args.fed}});
   g.dweight_ih = arrays.out("dweight_ih", dweight_ih, {gates_x, {"I + fed", args.I + args.fed}});
   g.dweight_hh = arrays.out("dweight_hh", dweight_hh, {gates_h, {"H", H}});
-  g.dbias_ih = wanted("dbias_ih", args.bias_ih, dbias_ih, {gates_x});
-  g.dbias_hh = wanted("dbias_hh", args.bias_hh, dbias_hh, {gates_h});
+  g.dbias_ih = wanted("dbias_ih", args.weights.bias_ih, dbias_ih, {gates_x});
+  g.dbias_hh = wanted("dbias_hh", args.weights.bias_hh, dbias_hh, {gates_h});
   g.dweight_attention = wanted("dweight_attention", args.weight_attention, dweight_attention,
                                {{"O", O}, {"M + H", M + H}});
   g.dbias_attention = wanted("dbias_attention", args.bias_attention, dbias_attention, {{"O", O}});

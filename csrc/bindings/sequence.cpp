@@ -21,7 +21,7 @@ struct Saved : Made {
   Type type, compute;
   Sizes sizes;
   ScheduleStorage schedule;
-  py::array x, weight_ih, weight_hh;
+  py::array x, weight_ih, weight_hh, params;
   Buffer states, gates;
 };
 
@@ -43,6 +43,14 @@ std::vector<py::array> check_states(const std::string& name, const States& state
     views[s] = view_rows(arrays.back());
   }
   return arrays;
+}
+
+// The per-unit parameters of a cell that has some; an empty array else.
+py::array check_params(const char* name, const py::object& params, const CellInfo& info, Type type, int64_t H,
+                       Access access) {
+  if (info.params) return check_array(name, params, type, {{"params", info.params}, {"H", H}}, access, true);
+  if (!params.is_none()) throw py::value_error(std::string(name) + ": expected None, " + info.name + " has none");
+  return {};
 }
 
 const uint8_t* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
@@ -74,7 +82,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const py::object& bias_hh, const py::object& y, const States& state_out,
                             const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
                             const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save,
-                            const std::optional<std::string>& compute_dtype) {
+                            const std::optional<std::string>& compute_dtype, const py::object& params) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
@@ -95,13 +103,15 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const auto bias = [&](const char* name, const py::object& object, const Dimension& size) -> const void* {
     return object.is_none() ? nullptr : check_array(name, object, type, {size}, read_only, true).data();
   };
-  args.bias_ih = bias("bias_ih", bias_ih, gates_x);
-  args.bias_hh = bias("bias_hh", bias_hh, gates_h);
+  args.weights.bias_ih = bias("bias_ih", bias_ih, gates_x);
+  args.weights.bias_hh = bias("bias_hh", bias_hh, gates_h);
+  const py::array p = check_params("params", params, info, type, H, read_only);
+  args.weights.params = p.size() ? p.data() : nullptr;
   const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, {"H", H}}, writable, false);
   args.x = view_sequence(x_checked);
   args.y = view_sequence(y_checked);
-  args.weight_ih = w_ih.data();
-  args.weight_hh = w_hh.data();
+  args.weights.weight_ih = w_ih.data();
+  args.weights.weight_hh = w_hh.data();
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
   const auto kept_in = check_states("state", state, info, type, B, H, read_only, args.state);
   const auto kept_out = check_states("state_out", state_out, info, type, B, H, writable, args.state_out);
@@ -140,13 +150,15 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    x_checked,
                                                    w_ih,
                                                    w_hh,
+                                                   p,
                                                    std::move(states),
                                                    std::move(gates)}));
 }
 
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
                        bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
-                       const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh) {
+                       const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh,
+                       const py::object& dparams) {
   saved.check_made("saved");
   const CellInfo& info = cell_info(saved.cell);
   const auto [T, B, I, H] = saved.sizes;
@@ -156,8 +168,9 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   args.sizes = saved.sizes;
   args.schedule = saved.schedule.view();
   args.x = view_sequence(saved.x);
-  args.weight_ih = saved.weight_ih.data();
-  args.weight_hh = saved.weight_hh.data();
+  args.weights.weight_ih = saved.weight_ih.data();
+  args.weights.weight_hh = saved.weight_hh.data();
+  args.weights.params = saved.params.size() ? saved.params.data() : nullptr;
   args.states = saved.states.data();
   args.gates = saved.gates.data();
   if (!dy.is_none())
@@ -173,6 +186,8 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   };
   args.dweight_ih = output("dweight_ih", dweight_ih, {gates_x, {"I", I}});
   args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, {"H", H}});
+  const py::array dp = check_params("dparams", dparams, info, type, H, writable);
+  if (dp.size()) args.dparams = writable_data(dp);
   if (!dbias_ih.is_none()) args.dbias_ih = output("dbias_ih", dbias_ih, {gates_x});
   if (!dbias_hh.is_none()) args.dbias_hh = output("dbias_hh", dbias_hh, {gates_h});
 
@@ -219,9 +234,10 @@ void bind_sequence(py::module_& m) {
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
         "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
+        "params"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
-        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a,
+        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(),
         "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");

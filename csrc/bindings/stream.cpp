@@ -150,15 +150,16 @@ class Stream : public Made {
   void pack(const py::list& weights) {
     struct Checked {
       int64_t I, H;
-      py::array weight_ih, weight_hh, bias_ih, bias_hh;
+      py::array weight_ih, weight_hh, bias_ih, bias_hh, params;
     };
     std::vector<Checked> checked;
     for (std::size_t l = 0; l < weights.size(); l++) {
       const std::string suffix = "_l" + std::to_string(l);
-      if (!py::isinstance<py::sequence>(weights[l]) || py::len(weights[l]) != 4)
-        throw py::value_error("layers[" + std::to_string(l) + "]: expected (weight_ih, weight_hh, bias_ih, bias_hh)");
-      const py::sequence four = weights[l];
-      const py::object ih = four[0], hh = four[1], bi = four[2], bh = four[3];
+      if (!py::isinstance<py::sequence>(weights[l]) || py::len(weights[l]) != 4 + (info().params > 0))
+        throw py::value_error("layers[" + std::to_string(l) + "]: expected (weight_ih, weight_hh, bias_ih, bias_hh" +
+                              (info().params ? ", params)" : ")"));
+      const py::sequence given = weights[l];
+      const py::object ih = given[0], hh = given[1], bi = given[2], bh = given[3];
       for (const auto& [name, w] : {std::pair<std::string, py::object>{"weight_ih", ih}, {"weight_hh", hh}})
         if (!py::isinstance<py::array>(w) || py::reinterpret_borrow<py::array>(w).ndim() != 2)
           throw py::type_error(name + suffix + ": expected a NumPy array of 2 dimensions");
@@ -179,7 +180,10 @@ class Stream : public Made {
       };
       checked.push_back({I, H, check_array("weight_ih" + suffix, ih, type_, {gates_x, {"I", I}}, read_only, true),
                          check_array("weight_hh" + suffix, hh, type_, {gates_h, {"H", H}}, read_only, true),
-                         bias("bias_ih", bi, gates_x), bias("bias_hh", bh, gates_h)});
+                         bias("bias_ih", bi, gates_x), bias("bias_hh", bh, gates_h),
+                         info().params ? check_array("params" + suffix, given[4], type_,
+                                                     {{"params", info().params}, {"H", H}}, read_only, true)
+                                       : py::array()});
     }
     const bool fresh = layers_.empty();
     bytes_ = 0;
@@ -196,9 +200,11 @@ class Stream : public Made {
         layers_.push_back(std::move(layer));
       }
       bytes_ += kernels().stream_pack_bytes(c.I, c.H);
-      kernels().stream_pack({1, B_, c.I, c.H}, c.weight_ih.data(), c.weight_hh.data(),
-                            c.bias_ih.size() ? c.bias_ih.data() : nullptr,
-                            c.bias_hh.size() ? c.bias_hh.data() : nullptr, layers_[l].kernel.pack);
+      const auto data = [](const py::array& a) { return a.size() ? a.data() : nullptr; };
+      kernels().stream_pack(
+          {1, B_, c.I, c.H},
+          {c.weight_ih.data(), c.weight_hh.data(), data(c.bias_ih), data(c.bias_hh), data(c.params)},
+          layers_[l].kernel.pack);
     }
   }
 

@@ -70,10 +70,10 @@ struct DecoderBackward : DecoderRows<T> {
                        part(matrix.blocks(), thread, threads));
     };
     for (int i = 0; i < args.cell->from_x_count; i++) {
-      rows(to_x[i], args.weight_ih, i * H * width, width);
-      rows(to_fed[i], args.weight_ih, i * H * width + I, width);
+      rows(to_x[i], args.weights.weight_ih, i * H * width, width);
+      rows(to_fed[i], args.weights.weight_ih, i * H * width + I, width);
     }
-    for (int i = 0; i < args.cell->from_h_count; i++) rows(to_h[i], args.weight_hh, i * H * H, H);
+    for (int i = 0; i < args.cell->from_h_count; i++) rows(to_h[i], args.weights.weight_hh, i * H * H, H);
     if (args.weight_query) rows(query, args.weight_query, 0, H);
     if (this->has_layer()) {
       rows(layer_context, args.weight_attention, 0, M + H);
@@ -118,7 +118,7 @@ struct DecoderBackward : DecoderRows<T> {
   // From the gradient of the state after step t to that of the state before it, of the slots and of what was fed.
   void cell_back(Range mine, int64_t t) const {
     for (int64_t b = mine.begin; b < mine.end; b++)
-      args.kernels->point_backward(H, this->gates_row(b, t), this->state_row(b, t), ds_row(b), da_row(b, t));
+      args.kernels->point_backward(H, nullptr, this->gates_row(b, t), this->state_row(b, t), ds_row(b), da_row(b, t));
     const auto slot = [&](int s) { return [=](int64_t m) { return da_row(mine.begin + m, t) + s * padded; }; };
     for (int i = 0; i < args.cell->from_h_count; i++)
       to_h[i].multiply(

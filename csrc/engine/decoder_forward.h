@@ -91,12 +91,12 @@ struct DecoderForward : DecoderRows<T> {
       for (int i = 0; from && i < count; i++)
         for (int64_t u = 0; u < H; u++) bias[at[i] * padded + u] += static_cast<const T*>(from)[i * H + u];
     };
-    add(args.bias_ih, args.cell->from_x, args.cell->from_x_count);
-    add(args.bias_hh, args.cell->from_h, args.cell->from_h_count);
+    add(args.weights.bias_ih, args.cell->from_x, args.cell->from_x_count);
+    add(args.weights.bias_hh, args.cell->from_h, args.cell->from_h_count);
   }
 
   void pack(int thread) const {
-    const T *ih = static_cast<const T*>(args.weight_ih), *hh = static_cast<const T*>(args.weight_hh);
+    const T *ih = static_cast<const T*>(args.weights.weight_ih), *hh = static_cast<const T*>(args.weights.weight_hh);
     const int64_t width = I + args.fed;
     const auto transposed = [&](const PackedMatrix<T>& matrix, const T* from, int64_t distance) {
       matrix.pack_transposed(from, distance, part(matrix.blocks(), thread, threads));
@@ -156,7 +156,7 @@ struct DecoderForward : DecoderRows<T> {
     for (int i = 0; i < args.cell->from_h_count; i++)
       from_h[i].multiply(mine.size(), h, out(args.cell->from_h[i]), true);
     for (int64_t b = mine.begin; b < mine.end; b++)
-      args.kernels->point(H, slots_row(b, t), this->state_row(b, t), this->state_row(b, t + 1), this->gates_row(b, t));
+      args.kernels->point(H, nullptr, slots_row(b, t), this->state_row(b, t), this->state_row(b, t + 1), this->gates_row(b, t));
   }
 
   void run_layer(Range mine, int64_t t) const {

@@ -2,6 +2,7 @@
 // Register tiles of the backward's products, on the gradients of the slots of a chunk's entries.
 #pragma once
 
+#include "cell_rows.h"
 #include "gemm.h"
 
 namespace pyrnn {
@@ -9,9 +10,6 @@ inline namespace PYRNN_ISA_NAMESPACE {
 
 // dG, the gradient of the slots, for the entries of a chunk: [slot][column block][entry][column_block]. Rows of a block
 // are 256 bytes apart, so both readers stream: the sweep and dx along a row, the weights' gradients down a column.
-template <class T>
-constexpr int column_block = 256 / int(sizeof(T));
-
 // `width` elements make up column_block units.
 template <class T, class Element = T, int width = column_block<T>>
 struct SlotGradients {
@@ -29,9 +27,9 @@ template <class T, class P>
 using RowGradients = SlotGradients<T, typename P::Factor, column_block<T> / (P::pairs ? 2 : 1)>;
 
 // A tile of out[m][j] = initial + sum over slots and units of dG[entry m][slot][unit] · panel[slot, unit][j].
-// `panel` holds the slots' rows one after the other. Only `slots` .. of Slots, those of `part`, are summed.
-template <class T, class P, class Slots, int NV, int MR>
-__attribute__((noinline)) void gradient_tile(const RowGradients<T, P>& dg, Range slots, int64_t H,
+// `panel` holds the slots' rows one after the other. Only `slots` of the list `slot` are summed.
+template <class T, class P, int NV, int MR>
+__attribute__((noinline)) void gradient_tile(const RowGradients<T, P>& dg, const int* slot, Range slots, int64_t H,
                                              const typename P::Number* panel, const int64_t* entry, T* const* out,
                                              int64_t columns, bool add) {
   constexpr int L = lanes<T>, C = column_block<T>, width = C / (P::pairs ? 2 : 1);
@@ -42,7 +40,7 @@ __attribute__((noinline)) void gradient_tile(const RowGradients<T, P>& dg, Range
   for (int64_t s = slots.begin; s < slots.end; s++)
     for (int64_t column = 0; column * C < H; column++) {
       const typename P::Factor* row[MR];
-      const typename P::Factor* block = dg.block(Slots::at(int(s)), column);
+      const typename P::Factor* block = dg.block(slot[s], column);
       PYRNN_UNROLL for (int m = 0; m < MR; m++) row[m] = block + entry[m] * width;
       const int64_t K = P::length(smaller(C, H - column * C));
       multiply_rows<P, OneSlot, NV, MR, NV>(a, panel, row, K);

@@ -2,6 +2,7 @@
 // Weights in the order in which the tiles read them.
 #pragma once
 
+#include "cell_rows.h"
 #include "numbers.h"
 
 namespace pyrnn {
@@ -49,24 +50,34 @@ void pack_slots(const T* weight, int slots, int64_t K, const Blocks& blocks, Ran
 }
 
 // For forward: [block][slot][units of the block], the sum of the biases of each slot (either may be absent).
-template <class Cell, class T>
-void pack_bias(const T* bias_ih, const T* bias_hh, const Blocks& blocks, Range mine, T* pack) {
+template <class T>
+void pack_bias(const CellFunctions<T>& cell, const T* bias_ih, const T* bias_hh, const Blocks& blocks, Range mine,
+               T* pack) {
   constexpr int L = lanes<T>;
   const auto add = [&](const T* bias, const int* slots, int count) {
     if (!bias) return;
     for (int64_t b = mine.begin; b < mine.end; b++) {
       const Range v = blocks[b];
-      T* panel = pack + panel_offset<T>(blocks, b, 1, Cell::slots);
+      T* panel = pack + panel_offset<T>(blocks, b, 1, cell.slots);
       for (int s = 0; s < count; s++)
         for (int64_t u = v.begin * L; u < smaller(v.end * L, blocks.units); u++)
           panel[slots[s] * v.size() * L + u - v.begin * L] += bias[s * blocks.units + u];
     }
   };
-  for (int64_t i = blocks[mine.begin].begin * L * Cell::slots;
-       mine.size() && i < blocks[mine.end - 1].end * L * Cell::slots; i++)
+  for (int64_t i = blocks[mine.begin].begin * L * cell.slots;
+       mine.size() && i < blocks[mine.end - 1].end * L * cell.slots; i++)
     pack[i] = 0;
-  add(bias_ih, Cell::from_x, int(sizeof(Cell::from_x) / sizeof(int)));
-  add(bias_hh, Cell::from_h, int(sizeof(Cell::from_h) / sizeof(int)));
+  add(bias_ih, cell.from_x, cell.from_x_count);
+  add(bias_hh, cell.from_h, cell.from_h_count);
+}
+
+// Per-unit parameters (params, H) -> (params, padded), zero beyond.
+template <class T>
+void pack_params(const T* params, int count, const Blocks& blocks, Range mine, int64_t padded, T* pack) {
+  if (!count || !mine.size()) return;
+  for (int i = 0; i < count; i++)
+    for (int64_t u = blocks[mine.begin].begin * lanes<T>; u < blocks[mine.end - 1].end * lanes<T>; u++)
+      pack[i * padded + u] = u < blocks.units ? params[i * blocks.units + u] : T(0);
 }
 
 // The rows of numbers that element k is made of: rows k, or 2k and 2k + 1, the second null where there is none.

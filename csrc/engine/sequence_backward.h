@@ -16,10 +16,11 @@ constexpr int gradient_rows = tile_rows(widest_panel);
 // Slots of a panel that are summed in one pass: as many as leave room in L2 for the rows.
 constexpr int64_t panel_bytes = 384 << 10;
 
-template <class Cell, class T, class P>
+template <class T, class P>
 struct Backward {
   using Number = typename P::Number;
   using Factor = typename P::Factor;
+  const CellFunctions<T>& cell;
   const BackwardArgs& args;
   int64_t I, H, padded, capacity;
   Blocks units, inputs;
@@ -29,7 +30,8 @@ struct Backward {
   Number *h_packs, *x_packs;  // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block], in copies
   Number *x_panels, *h_panels;  // the chunk's x and previous h: [block][entry][vectors of the block]
   T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
-  T* bias;  // (slots, padded)
+  T* bias;  // (slots + params, padded): sums over all entries
+  T* params;  // (params, padded)
   SlotGradients<T> dg;
   RowGradients<T, P> dg_rows;  // dG as the sweep and dx read it
   PerThread<Factor> dg_columns{};  // (capacity, column_block): one column block as the weights' gradients read it
@@ -38,8 +40,8 @@ struct Backward {
   PerThread<int64_t> local;  // (capacity): entries, counted from the chunk's first
   PerThread<T*> rows;  // (capacity): the rows that a product writes
 
-  Backward(const BackwardArgs& args, int threads)
-      : args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)), capacity(chunk_capacity()),
+  Backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads)
+      : cell(cell), args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)), capacity(chunk_capacity()),
         units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel), threads(threads) {}
 
   // Entries in a chunk: enough to make up for reading and writing the weights' gradients once a chunk.
@@ -54,15 +56,16 @@ struct Backward {
     x_packs = memory.take<Number>(x_pack_size() * pack_copies(x_pack_size() * sizeof(Number), threads));
     x_panels = memory.take<Number>(P::length(capacity) * inputs.vectors * lanes<T>);
     h_panels = memory.take<Number>(P::length(capacity) * units.vectors * lanes<T>);
-    ds = memory.take<T>(Cell::states * args.sizes.B * padded);
-    ds_initial = memory.take<T>(Cell::states * args.sizes.B * padded);
-    bias = memory.take<T>(Cell::slots * padded);
+    ds = memory.take<T>(cell.states * args.sizes.B * padded);
+    ds_initial = memory.take<T>(cell.states * args.sizes.B * padded);
+    bias = memory.take<T>(sums() * padded);
+    params = memory.take<T>(cell.params * padded);
     dg.column_blocks = ceil_div(H, column_block<T>);
     dg.capacity = capacity;
-    dg.data = memory.take<T>(int64_t(dg.size(Cell::slots)));
+    dg.data = memory.take<T>(int64_t(dg.size(sums())));
     dg_rows = {reinterpret_cast<Factor*>(dg.data), dg.column_blocks, capacity};
     if (P::prepared) {
-      dg_rows.data = memory.take<Factor>(int64_t(dg_rows.size(Cell::slots)));
+      dg_rows.data = memory.take<Factor>(int64_t(dg_rows.size(cell.slots)));
       dg_columns = memory.take_per_thread<Factor>(threads, P::length(capacity) * column_block<T>);
     }
     barriers = memory.take<Barrier>(threads + 1);
@@ -72,8 +75,10 @@ struct Backward {
     return memory.used;
   }
 
-  PYRNN_FN int64_t h_pack_size() const { return FromH<Cell>::count * P::length(H) * units.vectors * lanes<T>; }
-  PYRNN_FN int64_t x_pack_size() const { return FromX<Cell>::count * P::length(H) * inputs.vectors * lanes<T>; }
+  // Planes of dG: the slots', and behind them those of the per-unit parameters.
+  PYRNN_FN int sums() const { return cell.slots + cell.params; }
+  PYRNN_FN int64_t h_pack_size() const { return cell.from_h_count * P::length(H) * units.vectors * lanes<T>; }
+  PYRNN_FN int64_t x_pack_size() const { return cell.from_x_count * P::length(H) * inputs.vectors * lanes<T>; }
   PYRNN_FN Number* h_weights(int thread) const {
     return h_packs + (pack_copies(h_pack_size() * sizeof(Number), grid.row_groups) == 1
                           ? 0
@@ -85,7 +90,7 @@ struct Backward {
 
   PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
   PYRNN_FN const T* state_row(int64_t row) const {
-    return static_cast<const T*>(args.states) + row * Cell::states * padded;
+    return static_cast<const T*>(args.states) + row * cell.states * padded;
   }
 
   // Elements `mine` of the slots' rows of a weight, H rows each.
@@ -98,26 +103,28 @@ struct Backward {
 
   void prepare(int thread) const {
     const int64_t B = args.sizes.B;
-    const int64_t h_rows = FromH<Cell>::count * P::length(H), x_rows = FromX<Cell>::count * P::length(H);
+    const int64_t h_rows = cell.from_h_count * P::length(H), x_rows = cell.from_x_count * P::length(H);
     if (thread < grid.threads())
-      pack_weights(static_cast<const T*>(args.weight_hh),
+      pack_weights(static_cast<const T*>(args.weights.weight_hh),
                    pack_copies(h_pack_size() * sizeof(Number), grid.row_groups) == 1
                        ? part(h_rows, thread, grid.threads())
                        : part(h_rows, thread % grid.unit_groups, grid.unit_groups),
                    h_rows, units, h_weights(thread));
     if (args.dx.data)
       pack_weights(
-          static_cast<const T*>(args.weight_ih),
+          static_cast<const T*>(args.weights.weight_ih),
           pack_copies(x_pack_size() * sizeof(Number), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
           x_rows, inputs, x_weights(thread));
     const Range mine = part(B, thread, threads);
-    for (int s = 0; s < Cell::states; s++)
+    for (int s = 0; s < cell.states; s++)
       for (int64_t b = mine.begin; b < mine.end; b++) {
         copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
         copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
       }
-    const Range bias_part = part(Cell::slots * padded, thread, threads);
+    const Range bias_part = part(sums() * padded, thread, threads);
     for (int64_t i = bias_part.begin; i < bias_part.end; i++) bias[i] = 0;
+    pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
+                padded, params);
     if (args.dx.data && !args.dx_accumulate)
       clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
   }
@@ -126,48 +133,39 @@ struct Backward {
   void pointwise(const int32_t* list, int64_t count, Range mine, int64_t first) const {
     constexpr int L = lanes<T>;
     const Schedule& schedule = args.schedule;
+    const Units<T> row_units{H, padded, params};
     for (int64_t n = 0; n < count; n++) {
       const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
-      const T* s = state_row(schedule.source[e]);
-      const T* gates = static_cast<const T*>(args.gates) + e * Cell::saved * padded;
-      const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
-      for (int64_t unit = mine.begin * L; unit < mine.end * L; unit += L) {
-        Vec<T> save[Cell::saved], state[Cell::states], d[Cell::states], da[Cell::slots];
-        PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) save[i] = load(gates + i * padded + unit);
-        PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) {
-          state[i] = load(s + i * padded + unit);
-          d[i] = load(ds_row(i, b) + unit);
-        }
-        if (dy) d[0] += load_tail(dy + unit, H - unit);
-        Cell::backward(save, state, static_cast<const Vec<T>*>(nullptr), d, da, static_cast<Vec<T>*>(nullptr));
-        PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(ds_row(i, b) + unit, d[i]);
-        PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) {
-          store(dg.at(i, unit, e - first), da[i]);
-          if constexpr (P::prepared) P::store_half(dg_rows.at(i, unit, e - first), da[i]);
-        }
-      }
+      cell.backward(row_units,
+                    {static_cast<const T*>(args.gates) + e * cell.saved * padded, state_row(schedule.source[e]),
+                     args.dy.data ? element<T>(args.dy, t, b) : nullptr, ds_row(0, b), dg.at(0, 0, e - first),
+                     args.sizes.B * padded, dg.block(1, 0) - dg.block(0, 0), dg.block(0, 1) - dg.block(0, 0)},
+                    mine);
+      if constexpr (P::prepared)
+        for (int i = 0; i < cell.slots; i++)
+          for (int64_t unit = mine.begin * L; unit < mine.end * L; unit += L)
+            P::store_half(dg_rows.at(i, unit, e - first), load(dg.at(i, unit, e - first)));
     }
   }
 
   // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
-  template <class Slots>
-  PYRNN_FN void gradient_rows_product(const int64_t* local, T* const* out, int64_t count, const Blocks& blocks,
+  PYRNN_FN void gradient_rows_product(const int* slot, int slot_count, const int64_t* local, T* const* out, int64_t count, const Blocks& blocks,
                                       Range mine, const Number* weights, bool add) const {
     constexpr int L = lanes<T>;
     for (int64_t block = mine.begin; block < mine.end; block++) {
       const Range v = blocks[block];
-      const Number* panel = weights + panel_offset<T>(blocks, block, Slots::count * P::length(H), 1);
+      const Number* panel = weights + panel_offset<T>(blocks, block, slot_count * P::length(H), 1);
       const int64_t slot_size = P::length(H) * v.size() * L;
       const int64_t together = larger(1, panel_bytes / (slot_size * int64_t(sizeof(Number))));
-      for (int64_t s = 0; s < Slots::count; s += together) {
-        const Range slots{s, smaller(Slots::count, s + together)};
+      for (int64_t s = 0; s < slot_count; s += together) {
+        const Range slots{s, smaller(slot_count, s + together)};
         with_constant<widest_panel>(int(v.size()), [&](auto width) {
           for_each_tile(count, gradient_rows, [&](int64_t first, int n) {
             with_constant<gradient_rows>(n, [&](auto n) {
               constexpr int MR = decltype(n)::value;
               T* to[MR];
               for (int m = 0; m < MR; m++) to[m] = out[first + m] + v.begin * L;
-              gradient_tile<T, P, Slots, decltype(width)::value, MR>(dg_rows, slots, H, panel + s * slot_size,
+              gradient_tile<T, P, decltype(width)::value, MR>(dg_rows, slot, slots, H, panel + s * slot_size,
                                                                      local + first, to, blocks.units - v.begin * L,
                                                                      add || s > 0);
             });
@@ -197,7 +195,7 @@ struct Backward {
         mine[n] = list[n] - first;
         out[n] = ds_row(0, schedule.batch[list[n]]);
       }
-      gradient_rows_product<FromH<Cell>>(mine, out, count, padded_blocks(), blocks, h_weights(thread), true);
+      gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks, h_weights(thread), true);
       if (schedule.resets) cut(list, count, vectors);
     }
   }
@@ -215,7 +213,7 @@ struct Backward {
     for (int64_t n = 0; n < count; n++) {
       const int64_t source = args.schedule.source[list[n]], b = args.schedule.batch[list[n]];
       if (source > B) continue;
-      for (int s = 0; s < Cell::states; s++)
+      for (int s = 0; s < cell.states; s++)
         for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++) {
           if (source < B) ds_initial[(s * B + b) * padded + u] += ds_row(s, b)[u];
           ds_row(s, b)[u] = 0;
@@ -240,14 +238,13 @@ struct Backward {
     }
   }
 
-  // dweight rows [mine) of Slots::count·H: += dGᵀ · panels, for the entries of a chunk.
-  template <class Slots>
-  PYRNN_FN void weight_product(int thread, Range mine, int64_t count, const Blocks& blocks, const Number* panels,
+  // dweight rows [mine) of the slots' blocks of H: += dGᵀ · panels, for the entries of a chunk.
+  PYRNN_FN void weight_product(const int* slots, int thread, Range mine, int64_t count, const Blocks& blocks, const Number* panels,
                                T* dweight, bool add) const {
     constexpr int L = lanes<T>, C = column_block<T>;
     for (int64_t row = mine.begin; row < mine.end;) {
       const int64_t unit = row % H;
-      const int slot = Slots::at(int(row / H));
+      const int slot = slots[row / H];
       const int64_t size = smaller(mine.end - row, smaller(H - unit, C - unit % C));
       const Factor* column = columns(thread, slot, unit, size, count);
       for (int64_t block = 0; block < blocks.count; block++) {
@@ -269,7 +266,7 @@ struct Backward {
 
   void bias_sums(Range vectors, int64_t count) const {
     constexpr int L = lanes<T>;
-    for (int s = 0; s < Cell::slots; s++)
+    for (int s = 0; s < sums(); s++)
       for (int64_t unit = vectors.begin * L; unit < vectors.end * L; unit += L) {
         Vec<T> sum = load(bias + s * padded + unit);
         const T* column = dg.at(s, unit, 0);
@@ -289,12 +286,12 @@ struct Backward {
         list[n - mine.begin] = n;
         out[n - mine.begin] = element<T>(args.dx, schedule.time[first + n], schedule.batch[first + n]);
       }
-      gradient_rows_product<FromX<Cell>>(list, out, mine.size(), inputs, {0, inputs.count}, x_weights(thread),
+      gradient_rows_product(cell.from_x, cell.from_x_count, list, out, mine.size(), inputs, {0, inputs.count}, x_weights(thread),
                                          args.dx_accumulate != 0);
     }
-    weight_product<FromX<Cell>>(thread, part(FromX<Cell>::count * H, thread, threads), count, inputs, x_panels,
+    weight_product(cell.from_x, thread, part(cell.from_x_count * H, thread, threads), count, inputs, x_panels,
                                 static_cast<T*>(args.dweight_ih), !first_chunk);
-    weight_product<FromH<Cell>>(thread, part(FromH<Cell>::count * H, thread, threads), count, units, h_panels,
+    weight_product(cell.from_h, thread, part(cell.from_h_count * H, thread, threads), count, units, h_panels,
                                 static_cast<T*>(args.dweight_hh), !first_chunk);
     bias_sums(part(units.vectors, thread, threads), count);
   }
@@ -332,7 +329,7 @@ struct Backward {
 
   void finish() const {
     const int64_t B = args.sizes.B;
-    for (int s = 0; s < Cell::states; s++)
+    for (int s = 0; s < cell.states; s++)
       for (int64_t b = 0; b < B; b++) {
         T* out = element<T>(args.dstate_out[s], 0, b);
         for (int64_t u = 0; u < H; u++) out[u] = ds_row(s, b)[u] + ds_initial[(s * B + b) * padded + u];
@@ -341,51 +338,53 @@ struct Backward {
       if (!out) return;
       for (int s = 0; s < count; s++) copy_row<T>(bias + slots[s] * padded, H, static_cast<T*>(out) + s * H, 0);
     };
-    biases(args.dbias_ih, Cell::from_x, FromX<Cell>::count);
-    biases(args.dbias_hh, Cell::from_h, FromH<Cell>::count);
+    biases(args.dbias_ih, cell.from_x, cell.from_x_count);
+    biases(args.dbias_hh, cell.from_h, cell.from_h_count);
+    for (int i = 0; i < cell.params; i++)
+      copy_row<T>(bias + (cell.slots + i) * padded, H, static_cast<T*>(args.dparams) + i * H, 0);
     if (args.schedule.entries == 0) {
-      copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_ih), FromX<Cell>::count * H * I);
-      copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_hh), FromH<Cell>::count * H * H);
+      copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_ih), cell.from_x_count * H * I);
+      copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_hh), cell.from_h_count * H * H);
     }
   }
 };
 
-template <class Cell, class T, class P>
-StepCost backward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
-  const double products = double(FromH<Cell>::count * P::length(sizes.H));
+template <class T, class P>
+StepCost backward_cost(const CellFunctions<T>& cell, const Sizes& sizes, const Schedule& schedule, double start) {
+  const double products = double(cell.from_h_count * P::length(sizes.H));
   const int64_t vectors = ceil_div(sizes.H, lanes<T>);
   return {schedule.steps,
           schedule.max_rows,
           vectors,
           widest_panel,
           gradient_rows,
-          products / 2 + 15 * Cell::slots,
+          products / 2 + 15 * cell.slots,
           products * double(vectors) * vector_bytes,
           false,
           start};
 }
 
-template <class Cell, class T, class P>
-size_t backward_workspace(const Sizes& sizes, const Schedule& schedule, int threads) {
+template <class T, class P>
+size_t backward_workspace(const CellFunctions<T>& cell, const Sizes& sizes, const Schedule& schedule, int threads) {
   BackwardArgs args{};
   args.sizes = sizes;
   args.schedule = schedule;
-  return Backward<Cell, T, P>(args, threads).carve(nullptr);
+  return Backward<T, P>(cell, args, threads).carve(nullptr);
 }
 
-template <class Cell, class T, class P>
-void backward(const BackwardArgs& args, int threads) {
-  const StepCost cost = backward_cost<Cell, T, P>(args.sizes, args.schedule, start_cycles());
+template <class T, class P>
+void backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads) {
+  const StepCost cost = backward_cost<T, P>(cell, args.sizes, args.schedule, start_cycles());
   // The products outside the loop are worth every thread once they take some times as long as waking it. They do two
   // multiply-adds for each entry and weight, of which a core does two vectors a cycle.
-  const double cycles = double(args.schedule.entries) * double(Cell::slots * args.sizes.H) *
+  const double cycles = double(args.schedule.entries) * double(cell.slots * args.sizes.H) *
                         double(args.sizes.I + args.sizes.H) / lanes<T>;
   Team team(cycles > 4 * cost.start ? threads : choose_grid(cost, threads).threads());
-  Backward<Cell, T, P> call(args, team.size());
+  Backward<T, P> call(cell, args, team.size());
   call.grid = choose_grid(cost, team.size());
   call.carve(args.workspace);
   for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
-  team.run([](void* context, int thread, int) { static_cast<Backward<Cell, T, P>*>(context)->work(thread); }, &call);
+  team.run([](void* context, int thread, int) { static_cast<Backward<T, P>*>(context)->work(thread); }, &call);
   call.finish();
   note_call();
 }

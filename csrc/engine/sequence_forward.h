@@ -59,49 +59,51 @@ PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
   return schedule.entries < least_hoisted ? Sums::apart : Sums::hoisted;
 }
 
-template <class Cell, class T, class P>
-StepCost forward_cost(const Sizes& sizes, const Schedule& schedule, double start) {
-  const double of_h = double(FromH<Cell>::count * P::length(sizes.H));
-  const double products = double(FromX<Cell>::count * P::length(sizes.I)) + of_h;
+template <class T, class P>
+StepCost forward_cost(const CellFunctions<T>& cell, const Sizes& sizes, const Schedule& schedule, double start) {
+  const double of_h = double(cell.from_h_count * P::length(sizes.H));
+  const double products = double(cell.from_x_count * P::length(sizes.I)) + of_h;
   const double read = sums_of(sizes, schedule) == Sums::hoisted ? of_h : products;
-  const Blocks blocks = unit_blocks<Cell, T>(sizes.H);
+  const Blocks blocks = unit_blocks<T>(sizes.H, cell.slots);
   return {schedule.steps,
           schedule.max_rows,
           blocks.vectors,
-          widest_block<Cell>,
-          tile_rows(Cell::slots * widest_block<Cell>),
-          products / 2 + 15 * Cell::slots,
+          widest_block(cell.slots),
+          tile_rows(cell.slots * widest_block(cell.slots)),
+          products / 2 + 15 * cell.slots,
           read * double(blocks.vectors) * vector_bytes,
           sizes.B <= few_rows,
           start};
 }
 
-template <class Cell, class T, class P>
+template <class Shape, class T, class P>
 struct Forward {
   using Factor = typename P::Factor;
+  const CellFunctions<T>& cell;
   const ForwardArgs& args;
-  PackedLayer<Cell, T, P> layer;  // sizes; placed in one of the packs by each thread
+  PackedLayer<T, P> layer;  // sizes; placed in one of the packs by each thread
   Grid grid;
   int threads;
   char* packs;
   Barrier* barriers;      // one for all, one for each row group
-  PerThread<StepRow<T, P>> rows;  // (max_rows)
+  PerThread<StepRow<T>> rows;  // (max_rows)
   PerThread<int32_t> entries;        // (max_rows)
   PerThread<Factor> x_rows{},
       h_rows{};  // (max_rows or most_hoisted, I), (max_rows, H) as elements, where rows are prepared
   PerThread<T> inputs;               // (most_hoisted, slots·padded)
 
-  Forward(const ForwardArgs& args, int threads) : args(args), layer(args.sizes.I, args.sizes.H), threads(threads) {}
+  Forward(const CellFunctions<T>& cell, const ForwardArgs& args, int threads)
+      : cell(cell), args(args), layer(cell, args.sizes.I, args.sizes.H), threads(threads) {}
 
   size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
     const size_t bytes = layer.carve(nullptr);
     packs = memory.take<char>(int64_t(bytes) * pack_copies(bytes, threads));
     barriers = memory.take<Barrier>(threads + 1);
-    rows = memory.take_per_thread<StepRow<T, P>>(threads, args.schedule.max_rows);
+    rows = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     const bool hoisted = sums_of(args.sizes, args.schedule) == Sums::hoisted;
-    inputs = memory.take_per_thread<T>(threads, hoisted ? most_hoisted * Cell::slots * layer.padded : 0);
+    inputs = memory.take_per_thread<T>(threads, hoisted ? most_hoisted * cell.slots * layer.padded : 0);
     if (P::prepared) {
       const int64_t x_count = hoisted ? most_hoisted : args.schedule.max_rows;
       x_rows = memory.take_per_thread<Factor>(threads, x_count * P::length(layer.I));
@@ -110,16 +112,15 @@ struct Forward {
     return memory.used;
   }
 
-  PYRNN_FN T* state_row(int64_t row) const { return static_cast<T*>(args.states) + row * Cell::states * layer.padded; }
+  PYRNN_FN T* state_row(int64_t row) const { return static_cast<T*>(args.states) + row * cell.states * layer.padded; }
 
   // Packs this thread's share of the weights it will use, and returns them.
-  PackedLayer<Cell, T, P> pack(int thread) const {
-    PackedLayer<Cell, T, P> mine = layer;
+  PackedLayer<T, P> pack(int thread) const {
+    PackedLayer<T, P> mine = layer;
     const size_t bytes = mine.carve(nullptr);
     const bool shared = pack_copies(bytes, grid.row_groups) == 1;
     mine.carve(packs + (shared ? 0 : thread / grid.unit_groups * bytes));
-    mine.pack(static_cast<const T*>(args.weight_ih), static_cast<const T*>(args.weight_hh),
-              static_cast<const T*>(args.bias_ih), static_cast<const T*>(args.bias_hh),
+    mine.pack(args.weights,
               shared ? part(layer.blocks.count, thread, grid.threads())
                      : part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups));
     return mine;
@@ -129,7 +130,7 @@ struct Forward {
     const int64_t B = args.sizes.B;
     const Range mine = part(B + 1, thread, threads);
     for (int64_t b = mine.begin; b < mine.end; b++)
-      for (int s = 0; s < Cell::states; s++)
+      for (int s = 0; s < cell.states; s++)
         copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, layer.H,
                     state_row(b) + s * layer.padded, layer.padded);
     clear_idle<T>(args.schedule, args.y, B, layer.H, part(args.schedule.idles, thread, threads));
@@ -138,14 +139,14 @@ struct Forward {
   void work(int thread) const {
     prepare(thread);
     if (thread >= grid.threads()) return barriers[0].wait(threads);
-    const PackedLayer<Cell, T, P> layer = pack(thread);
+    const PackedLayer<T, P> layer = pack(thread);
     barriers[0].wait(threads);
     const Schedule& schedule = args.schedule;
     const int group = thread / grid.unit_groups;
     const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
     const Range blocks = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
     const Sums sums = sums_of(args.sizes, schedule);
-    StepRow<T, P>* row = rows[thread];
+    StepRow<T>* row = rows[thread];
     int32_t* entry = entries[thread];
     Range ready{0, 0};  // the entries whose input's product is there
     for (int64_t i = 0; i < schedule.steps; i++) {
@@ -164,10 +165,10 @@ struct Forward {
                   state,
                   state_row(schedule.target[e]),
                   element<T>(args.y, t, b),
-                  args.gates ? static_cast<T*>(args.gates) + e * Cell::saved * layer.padded : nullptr};
+                  args.gates ? static_cast<T*>(args.gates) + e * cell.saved * layer.padded : nullptr};
       }
       if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
-      step_rows(layer, row, count, blocks, sums, i);
+      step_rows<Shape>(layer, row, count, blocks, sums, i);
       barriers[1 + group].wait(grid.unit_groups);
     }
   }
@@ -180,10 +181,10 @@ struct Forward {
       return row;
   }
 
-  PYRNN_FN T* input_row(int thread, int64_t n) const { return inputs[thread] + n * Cell::slots * layer.padded; }
+  PYRNN_FN T* input_row(int thread, int64_t n) const { return inputs[thread] + n * cell.slots * layer.padded; }
 
   // The input's product for these entries and blocks. A row group has all the sequences when there are so few.
-  void hoist(int thread, const PackedLayer<Cell, T, P>& layer, Range entries, Range blocks) const {
+  void hoist(int thread, const PackedLayer<T, P>& layer, Range entries, Range blocks) const {
     const Factor* x[most_hoisted];
     T* out[most_hoisted];
     for (int64_t n = 0; n < entries.size(); n++) {
@@ -191,7 +192,7 @@ struct Forward {
       x[n] = elements(element<T>(args.x, args.schedule.time[e], args.schedule.batch[e]), layer.I, x_rows[thread], n);
       out[n] = input_row(thread, n);
     }
-    input_rows(layer, x, out, entries.size(), blocks);
+    input_rows<Shape>(layer, x, out, entries.size(), blocks);
   }
 
   // Asks for the rows of x and y of the next step while this one computes: they come from memory.
@@ -208,31 +209,33 @@ struct Forward {
 
   void finish() const {
     for (int64_t b = 0; b < args.sizes.B; b++)
-      for (int s = 0; s < Cell::states; s++)
+      for (int s = 0; s < cell.states; s++)
         copy_row<T>(state_row(args.schedule.last[b]) + s * layer.padded, layer.H, element<T>(args.state_out[s], 0, b),
                     0);
   }
 };
 
-template <class Cell, class T, class P>
-Memory forward_memory(const Sizes& sizes, const Schedule& schedule, int threads, bool save) {
+template <class Shape, class T, class P>
+Memory forward_memory(const CellFunctions<T>& cell, const Sizes& sizes, const Schedule& schedule, int threads,
+                      bool save) {
   ForwardArgs args{};
   args.sizes = sizes;
   args.schedule = schedule;
   const size_t padded = size_t(padded_units<T>(sizes.H)) * sizeof(T);
-  return {Forward<Cell, T, P>(args, threads).carve(nullptr), size_t(schedule.state_rows) * Cell::states * padded,
-          save ? size_t(schedule.entries) * Cell::saved * padded : 0};
+  return {Forward<Shape, T, P>(cell, args, threads).carve(nullptr), size_t(schedule.state_rows) * cell.states * padded,
+          save ? size_t(schedule.entries) * cell.saved * padded : 0};
 }
 
-template <class Cell, class T, class P>
-void forward(const ForwardArgs& args, int threads) {
-  const StepCost cost = forward_cost<Cell, T, P>(args.sizes, args.schedule, start_cycles());
+template <class Shape, class T, class P>
+void forward(const CellFunctions<T>& cell, const ForwardArgs& args, int threads) {
+  using Call = Forward<Shape, T, P>;
+  const StepCost cost = forward_cost<T, P>(cell, args.sizes, args.schedule, start_cycles());
   Team team(choose_grid(cost, threads).threads());
-  Forward<Cell, T, P> call(args, team.size());
+  Call call(cell, args, team.size());
   call.grid = choose_grid(cost, team.size());
   call.carve(args.workspace);
   for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
-  team.run([](void* context, int thread, int) { static_cast<Forward<Cell, T, P>*>(context)->work(thread); }, &call);
+  team.run([](void* context, int thread, int) { static_cast<Call*>(context)->work(thread); }, &call);
   call.finish();
   note_call();
 }

@@ -2,80 +2,92 @@
 // One step of a cell for a tile of rows: both products in registers, the cell in their epilogue.
 #pragma once
 
-#include "../cells/cell.h"
+#include "cell_rows.h"
 #include "gemm.h"
 #include "pack.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-template <class Cell>
-struct FromX {
-  static constexpr int count = int(sizeof(Cell::from_x) / sizeof(int));
-  static constexpr int at(int i) { return Cell::from_x[i]; }
+// What the products of a step know of a cell: how many slots it has, and which of them x and h feed, as sets of bits.
+// Cells of one shape share their code.
+template <int count, unsigned x, unsigned h>
+struct Shape {
+  static constexpr int slots = count;
+  static constexpr unsigned from_x = x, from_h = h;
 };
-template <class Cell>
-struct FromH {
-  static constexpr int count = int(sizeof(Cell::from_h) / sizeof(int));
-  static constexpr int at(int i) { return Cell::from_h[i]; }
+
+// The slots of a set, in ascending order. A table, because the compiler keeps accumulators in registers only where it
+// sees through their numbers.
+struct SlotList {
+  int slot[max_slots];
 };
+constexpr SlotList list_slots(unsigned set) {
+  SlotList list{};
+  int count = 0;
+  for (int slot = 0; slot < max_slots; slot++)
+    if (set >> slot & 1u) list.slot[count++] = slot;
+  return list;
+}
+template <unsigned set>
+struct SlotSet {
+  static constexpr int count = __builtin_popcount(set);
+  static constexpr SlotList list = list_slots(set);
+  static constexpr int at(int i) { return list.slot[i]; }
+};
+
+template <class Slots>
+constexpr unsigned slot_bits() {
+  unsigned set = 0;
+  for (int i = 0; i < Slots::count; i++) set |= 1u << Slots::at(i);
+  return set;
+}
+template <class Cell>
+using ShapeOf = Shape<Cell::slots, slot_bits<FromX<Cell>>(), slot_bits<FromH<Cell>>()>;
 
 // Vectors of units in a block: all the slots of a block are in registers at once.
-template <class Cell>
-constexpr int widest_block = Cell::slots >= 4 ? 1 : 4 / Cell::slots;
+constexpr int widest_block(int slots) { return slots >= 4 ? 1 : 4 / slots; }
 
-template <class Cell, class T>
-PYRNN_FN Blocks unit_blocks(int64_t H) {
-  return Blocks(H, lanes<T>, widest_block<Cell>);
-}
-
-// Distance between the rows of units in the states and the gates: whole vectors, so that no lane needs a mask there.
 template <class T>
-PYRNN_FN int64_t padded_units(int64_t H) {
-  return round_up(H, lanes<T>);
+PYRNN_FN Blocks unit_blocks(int64_t H, int slots) {
+  return Blocks(H, lanes<T>, widest_block(slots));
 }
-
-// Where one sequence's step reads and writes.
-template <class T, class P>
-struct StepRow {
-  const typename P::Factor *x, *h;  // elements of the input and of the state's first row
-  const T* start;                   // (slots·padded) what the sums start from, in the order of the biases' pack
-  const T* state;                   // (states, padded)
-  T *state_new, *y;                 // (states, padded), (H)
-  T* gates;                         // (saved, padded), or null
-};
 
 // A layer's weights as the tiles read them.
-template <class Cell, class T, class P>
+template <class T, class P>
 struct PackedLayer {
+  const CellFunctions<T>& cell;
   Blocks blocks;
   int64_t I, H, padded;
   typename P::Number *x_panels, *h_panels;
-  T* bias;
+  T *bias, *params;
 
-  PYRNN_FN PackedLayer(int64_t I, int64_t H)
-      : blocks(unit_blocks<Cell, T>(H)), I(I), H(H), padded(padded_units<T>(H)) {}
+  PYRNN_FN PackedLayer(const CellFunctions<T>& cell, int64_t I, int64_t H)
+      : cell(cell), blocks(unit_blocks<T>(H, cell.slots)), I(I), H(H), padded(padded_units<T>(H)) {}
 
   // Places the layer at `base`; returns its bytes.
   PYRNN_FN size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
-    x_panels = memory.take<typename P::Number>(padded * P::length(I) * FromX<Cell>::count);
-    h_panels = memory.take<typename P::Number>(padded * P::length(H) * FromH<Cell>::count);
-    bias = memory.take<T>(padded * Cell::slots);
+    x_panels = memory.take<typename P::Number>(padded * P::length(I) * cell.from_x_count);
+    h_panels = memory.take<typename P::Number>(padded * P::length(H) * cell.from_h_count);
+    bias = memory.take<T>(padded * cell.slots);
+    params = memory.take<T>(padded * cell.params);
     return memory.used;
   }
 
-  void pack(const T* weight_ih, const T* weight_hh, const T* bias_ih, const T* bias_hh, Range mine) const {
-    pack_slots<P>(weight_ih, FromX<Cell>::count, I, blocks, mine, x_panels);
-    pack_slots<P>(weight_hh, FromH<Cell>::count, H, blocks, mine, h_panels);
-    pack_bias<Cell, T>(bias_ih, bias_hh, blocks, mine, bias);
+  void pack(const Weights& weights, Range mine) const {
+    pack_slots<P>(static_cast<const T*>(weights.weight_ih), cell.from_x_count, I, blocks, mine, x_panels);
+    pack_slots<P>(static_cast<const T*>(weights.weight_hh), cell.from_h_count, H, blocks, mine, h_panels);
+    pack_bias(cell, static_cast<const T*>(weights.bias_ih), static_cast<const T*>(weights.bias_hh), blocks, mine, bias);
+    pack_params(static_cast<const T*>(weights.params), cell.params, blocks, mine, padded, params);
   }
   PYRNN_FN const typename P::Number* x_panel(int64_t block) const {
-    return x_panels + panel_offset<T>(blocks, block, P::length(I), FromX<Cell>::count);
+    return x_panels + panel_offset<T>(blocks, block, P::length(I), cell.from_x_count);
   }
   PYRNN_FN const typename P::Number* h_panel(int64_t block) const {
-    return h_panels + panel_offset<T>(blocks, block, P::length(H), FromH<Cell>::count);
+    return h_panels + panel_offset<T>(blocks, block, P::length(H), cell.from_h_count);
   }
+  PYRNN_FN Units<T> units() const { return {H, padded, params}; }
 };
 
 // How a call makes its sums: it changes their order, so all of a call does as one.
@@ -84,10 +96,9 @@ struct PackedLayer {
 //   hoisted   apart, and the input's product was made before the step
 enum class Sums { together, apart, hoisted };
 
-template <class Cell, class T, class P, int NV, int MR, Sums sums>
-__attribute__((noinline)) void step_tile(const PackedLayer<Cell, T, P>& layer, const StepRow<T, P>* rows,
-                                         int64_t block) {
-  constexpr int L = lanes<T>, ACC = Cell::slots * NV;
+template <class Shape, class T, class P, int NV, int MR, Sums sums>
+__attribute__((noinline)) void step_tile(const PackedLayer<T, P>& layer, const StepRow<T>* rows, int64_t block) {
+  constexpr int L = lanes<T>, ACC = Shape::slots * NV;
   constexpr int KU = sums == Sums::together || MR * ACC * 2 > tile_accumulators
                          ? 1
                          : (MR * ACC * 4 > tile_accumulators ? 2 : 4);
@@ -95,58 +106,48 @@ __attribute__((noinline)) void step_tile(const PackedLayer<Cell, T, P>& layer, c
   const typename P::Factor *x[MR], *h[MR];
   Vec<T> a[MR][ACC];
   PYRNN_UNROLL for (int m = 0; m < MR; m++) {
-    x[m] = rows[m].x;
-    h[m] = rows[m].h;
-    const T* start = rows[m].start + first * L * Cell::slots;
+    x[m] = static_cast<const typename P::Factor*>(rows[m].x);
+    h[m] = static_cast<const typename P::Factor*>(rows[m].h);
+    const T* start = rows[m].start + first * L * Shape::slots;
     PYRNN_UNROLL for (int j = 0; j < ACC; j++) a[m][j] = load(start + j * L);
   }
   if constexpr (sums != Sums::hoisted)
-    multiply_rows<P, FromX<Cell>, NV, MR, ACC, KU>(a, layer.x_panel(block), x, P::length(layer.I));
-  multiply_rows<P, FromH<Cell>, NV, MR, ACC, KU>(a, layer.h_panel(block), h, P::length(layer.H));
+    multiply_rows<P, SlotSet<Shape::from_x>, NV, MR, ACC, KU>(a, layer.x_panel(block), x, P::length(layer.I));
+  multiply_rows<P, SlotSet<Shape::from_h>, NV, MR, ACC, KU>(a, layer.h_panel(block), h, P::length(layer.H));
 
-  PYRNN_UNROLL for (int m = 0; m < MR; m++) {
-    const StepRow<T, P> row = rows[m];
-    PYRNN_UNROLL for (int v = 0; v < NV; v++) {
-      const int64_t unit = (first + v) * L;
-      Vec<T> slot[Cell::slots], state[Cell::states], state_new[Cell::states], save[Cell::saved];
-      PYRNN_UNROLL for (int s = 0; s < Cell::slots; s++) slot[s] = a[m][s * NV + v];
-      PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) state[s] = load(row.state + s * layer.padded + unit);
-      Cell::forward(slot, state, static_cast<const Vec<T>*>(nullptr), state_new, save);
-      PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) store(row.state_new + s * layer.padded + unit, state_new[s]);
-      store_tail(row.y + unit, state_new[0], layer.H - unit);
-      if (row.gates)
-        PYRNN_UNROLL for (int s = 0; s < Cell::saved; s++) store(row.gates + s * layer.padded + unit, save[s]);
-    }
-  }
+  alignas(64) T slots[MR * ACC * L];
+  PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < ACC; j++)
+      store(slots + (m * ACC + j) * L, a[m][j]);
+  layer.cell.forward(layer.units(), {slots, MR, first * L, NV}, rows);
 }
 
 // Below this many sequences a call sums K apart.
 constexpr int64_t few_rows = 3;
 
 // The input's product with the biases for a tile of rows: out[m] (slots·padded).
-template <class Cell, class T, class P, int NV, int MR>
-__attribute__((noinline)) void input_tile(const PackedLayer<Cell, T, P>& layer, const typename P::Factor* const* x,
+template <class Shape, class T, class P, int NV, int MR>
+__attribute__((noinline)) void input_tile(const PackedLayer<T, P>& layer, const typename P::Factor* const* x,
                                           T* const* out, int64_t block) {
-  constexpr int L = lanes<T>, ACC = Cell::slots * NV;
-  const int64_t first = layer.blocks[block].begin, at = first * L * Cell::slots;
+  constexpr int L = lanes<T>, ACC = Shape::slots * NV;
+  const int64_t first = layer.blocks[block].begin, at = first * L * Shape::slots;
   Vec<T> a[MR][ACC];
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < ACC; j++)
       a[m][j] = load(layer.bias + at + j * L);
-  multiply_rows<P, FromX<Cell>, NV, MR, ACC>(a, layer.x_panel(block), x, P::length(layer.I));
+  multiply_rows<P, SlotSet<Shape::from_x>, NV, MR, ACC>(a, layer.x_panel(block), x, P::length(layer.I));
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < ACC; j++)
       store(out[m] + at + j * L, a[m][j]);
 }
 
 // The same for `count` rows and the blocks `mine`.
-template <class Cell, class T, class P>
-PYRNN_FN void input_rows(const PackedLayer<Cell, T, P>& layer, const typename P::Factor* const* x, T* const* out,
+template <class Shape, class T, class P>
+PYRNN_FN void input_rows(const PackedLayer<T, P>& layer, const typename P::Factor* const* x, T* const* out,
                          int64_t count, Range mine) {
-  constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
+  constexpr int most = tile_rows(Shape::slots * widest_block(Shape::slots));
   for (int64_t block = mine.begin; block < mine.end; block++)
-    with_constant<widest_block<Cell>>(int(layer.blocks[block].size()), [&](auto width) {
+    with_constant<widest_block(Shape::slots)>(int(layer.blocks[block].size()), [&](auto width) {
       for_each_tile(count, most, [&](int64_t first, int n) {
         with_constant<most>(n, [&](auto rows) {
-          input_tile<Cell, T, P, decltype(width)::value, decltype(rows)::value>(layer, x + first, out + first, block);
+          input_tile<Shape, T, P, decltype(width)::value, decltype(rows)::value>(layer, x + first, out + first, block);
         });
       });
     });
@@ -154,22 +155,21 @@ PYRNN_FN void input_rows(const PackedLayer<Cell, T, P>& layer, const typename P:
 
 // Advances `count` rows through the blocks `mine`. `pass` counts the steps: every other one takes the blocks in
 // descending order, because what a step read last is what the cache still holds when the weights exceed it.
-template <class Cell, class T, class P>
-PYRNN_FN void step_rows(const PackedLayer<Cell, T, P>& layer, const StepRow<T, P>* rows, int64_t count, Range mine,
+template <class Shape, class T, class P>
+PYRNN_FN void step_rows(const PackedLayer<T, P>& layer, const StepRow<T>* rows, int64_t count, Range mine,
                         Sums sums, int64_t pass) {
-  static_assert(Cell::params == 0, "per-unit parameters are not read by the engine");
-  constexpr int most = tile_rows(Cell::slots * widest_block<Cell>);
+  constexpr int most = tile_rows(Shape::slots * widest_block(Shape::slots));
   for (int64_t i = 0; i < mine.size(); i++) {
     const int64_t block = pass % 2 ? mine.end - 1 - i : mine.begin + i;
     const auto tile = [&](auto width, auto n, int64_t first) {
       constexpr int NV = decltype(width)::value, MR = decltype(n)::value;
       if constexpr (MR <= few_rows) {
-        if (sums == Sums::apart) return step_tile<Cell, T, P, NV, MR, Sums::apart>(layer, rows + first, block);
-        if (sums == Sums::hoisted) return step_tile<Cell, T, P, NV, MR, Sums::hoisted>(layer, rows + first, block);
+        if (sums == Sums::apart) return step_tile<Shape, T, P, NV, MR, Sums::apart>(layer, rows + first, block);
+        if (sums == Sums::hoisted) return step_tile<Shape, T, P, NV, MR, Sums::hoisted>(layer, rows + first, block);
       }
-      step_tile<Cell, T, P, NV, MR, Sums::together>(layer, rows + first, block);
+      step_tile<Shape, T, P, NV, MR, Sums::together>(layer, rows + first, block);
     };
-    with_constant<widest_block<Cell>>(int(layer.blocks[block].size()), [&](auto width) {
+    with_constant<widest_block(Shape::slots)>(int(layer.blocks[block].size()), [&](auto width) {
       for_each_tile(count, most,
                     [&](int64_t first, int n) { with_constant<most>(n, [&](auto n) { tile(width, n, first); }); });
     });

@@ -7,55 +7,53 @@
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-template <class Cell, class T, class P>
-size_t stream_pack_bytes(int64_t I, int64_t H) {
-  return PackedLayer<Cell, T, P>(I, H).carve(nullptr);
+template <class T, class P>
+size_t stream_pack_bytes(const CellFunctions<T>& cell, int64_t I, int64_t H) {
+  return PackedLayer<T, P>(cell, I, H).carve(nullptr);
 }
 
 // Two halves: the states before and after a step.
-template <class Cell, class T, class P>
-size_t stream_state_bytes(int64_t B, int64_t H) {
-  return size_t(2 * B * Cell::states * padded_units<T>(H)) * sizeof(T);
+template <class T>
+size_t stream_state_bytes(const CellFunctions<T>& cell, int64_t B, int64_t H) {
+  return size_t(2 * B * cell.states * padded_units<T>(H)) * sizeof(T);
 }
 
-template <class Cell, class T, class P>
+template <class T, class P>
 struct StreamScratch {
-  StepRow<T, P>* rows;              // (B)
+  StepRow<T>* rows;              // (B)
   typename P::Factor *x_rows, *h_rows;  // (B, I), (B, H) as elements, where rows are prepared
   PYRNN_FN size_t carve(void* base, int64_t B, int64_t I, int64_t H) {
     Carver memory{static_cast<char*>(base)};
-    rows = memory.take<StepRow<T, P>>(B);
+    rows = memory.take<StepRow<T>>(B);
     x_rows = memory.take<typename P::Factor>(P::prepared ? B * P::length(I) : 0);
     h_rows = memory.take<typename P::Factor>(P::prepared ? B * P::length(H) : 0);
     return memory.used;
   }
 };
 
-template <class Cell, class T, class P>
+template <class T, class P>
 size_t stream_scratch_bytes(int64_t B, int64_t I, int64_t H) {
-  return StreamScratch<Cell, T, P>().carve(nullptr, B, I, H);
+  return StreamScratch<T, P>().carve(nullptr, B, I, H);
 }
 
-template <class Cell, class T, class P>
-void stream_pack(const Sizes& sizes, const void* weight_ih, const void* weight_hh, const void* bias_ih,
-                 const void* bias_hh, void* pack) {
-  PackedLayer<Cell, T, P> layer(sizes.I, sizes.H);
+template <class T, class P>
+void stream_pack(const CellFunctions<T>& cell, const Sizes& sizes, const Weights& weights, void* pack) {
+  PackedLayer<T, P> layer(cell, sizes.I, sizes.H);
   layer.carve(pack);
-  layer.pack(static_cast<const T*>(weight_ih), static_cast<const T*>(weight_hh), static_cast<const T*>(bias_ih),
-             static_cast<const T*>(bias_hh), {0, layer.blocks.count});
+  layer.pack(weights, {0, layer.blocks.count});
 }
 
-template <class Cell, class T, class P>
+template <class Shape, class T, class P>
 struct StreamStep {
-  const PackedLayer<Cell, T, P>& layer;
-  const StepRow<T, P>* rows;
+  const PackedLayer<T, P>& layer;
+  const StepRow<T>* rows;
   int64_t B;
   Grid grid;
   int64_t pass;
 
   void work(int thread) const {
     const Range mine = part(B, thread / grid.unit_groups, grid.row_groups);
-    step_rows(layer, rows + mine.begin, mine.size(),
+    step_rows<Shape>(layer, rows + mine.begin, mine.size(),
               part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups),
               B <= few_rows ? Sums::apart : Sums::together, pass);
   }
@@ -65,19 +63,19 @@ struct StreamStep {
 constexpr double shortest_shared_step = 20e3;
 
 // y null: the output is wanted by the next layer only, which reads it from the states.
-template <class Cell, class T, class P>
-void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
-  PackedLayer<Cell, T, P> layer(stream->I, stream->H);
+template <class Shape, class T, class P>
+void stream_step(const CellFunctions<T>& cell, StreamLayer* stream, int64_t B, View x, View y, int threads) {
+  PackedLayer<T, P> layer(cell, stream->I, stream->H);
   layer.carve(stream->pack);
-  StreamScratch<Cell, T, P> scratch;
+  StreamScratch<T, P> scratch;
   scratch.carve(stream->scratch, B, stream->I, stream->H);
-  StepRow<T, P>* const rows = scratch.rows;
-  const int64_t size = Cell::states * layer.padded;
+  StepRow<T>* const rows = scratch.rows;
+  const int64_t size = cell.states * layer.padded;
   const T* old = static_cast<const T*>(stream->states) + stream->parity * B * size;
   T* next = static_cast<T*>(stream->states) + (1 - stream->parity) * B * size;
   for (int64_t b = 0; b < B; b++)
-    rows[b] = {Forward<Cell, T, P>::elements(element<T>(x, 0, b), stream->I, scratch.x_rows, b),
-               Forward<Cell, T, P>::elements(old + b * size, stream->H, scratch.h_rows, b),
+    rows[b] = {Forward<Shape, T, P>::elements(element<T>(x, 0, b), stream->I, scratch.x_rows, b),
+               Forward<Shape, T, P>::elements(old + b * size, stream->H, scratch.h_rows, b),
                layer.bias,
                old + b * size,
                next + b * size,
@@ -88,12 +86,12 @@ void stream_step(StreamLayer* stream, int64_t B, View x, View y, int threads) {
   Schedule schedule{};
   schedule.steps = 1;
   schedule.max_rows = B;
-  StepCost cost = forward_cost<Cell, T, P>({1, B, stream->I, stream->H}, schedule, 0);
+  StepCost cost = forward_cost<T, P>(cell, {1, B, stream->I, stream->H}, schedule, 0);
   const bool alone = threads == 1 || estimate(cost, {1, 1}) < shortest_shared_step;
   if (!alone) cost.start = start_cycles();
   Team team(alone ? 1 : choose_grid(cost, threads).threads());
-  StreamStep<Cell, T, P> step{layer, rows, B, alone ? Grid{1, 1} : choose_grid(cost, team.size()), stream->parity};
-  team.run([](void* context, int thread, int) { static_cast<StreamStep<Cell, T, P>*>(context)->work(thread); }, &step);
+  StreamStep<Shape, T, P> step{layer, rows, B, alone ? Grid{1, 1} : choose_grid(cost, team.size()), stream->parity};
+  team.run([](void* context, int thread, int) { static_cast<StreamStep<Shape, T, P>*>(context)->work(thread); }, &step);
 }
 
 }  // namespace PYRNN_ISA_NAMESPACE
