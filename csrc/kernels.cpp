@@ -44,12 +44,20 @@ double fma_burst(int64_t rounds) {
 }
 
 template <class Cell>
+constexpr const char* name_of_params() {
+  if constexpr (Cell::params > 0)
+    return Cell::param_name;
+  else
+    return "";
+}
+
+template <class Cell>
 CellInfo cell_info(const char* name) {
   static_assert(
       Cell::slots <= max_slots && Cell::states <= max_states && Cell::saved <= max_saved && Cell::params <= max_params,
       "the kernels' tables are that large");
   return {name,         Cell::slots, Cell::states, Cell::saved, Cell::params, FromX<Cell>::count, FromH<Cell>::count,
-          Cell::from_x, Cell::from_h};
+          Cell::from_x, Cell::from_h, name_of_params<Cell>()};
 }
 
 template <class Cell, class T>

@@ -91,6 +91,7 @@ struct CellInfo {
   const char* name;
   int slots, states, saved, params, from_x_count, from_h_count;
   const int *from_x, *from_h;
+  const char* param_name;  // what the array of per-unit parameters is called; empty without any
 };
 
 struct CellKernels {

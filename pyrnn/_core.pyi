@@ -60,6 +60,7 @@ def forward(
     reverse: bool = False,
     save: bool = False,
     compute_dtype: str | None = None,
+    params: Array | None = None,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,
@@ -72,6 +73,7 @@ def backward(
     dweight_hh: Array,
     dbias_ih: Array | None,
     dbias_hh: Array | None,
+    dparams: Array | None = None,
 ) -> None: ...
 def cell_jvp(
     cell: str,

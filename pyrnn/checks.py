@@ -65,6 +65,14 @@ def weights(layout: Layout, params: Any, dtype: np.dtype[Any]) -> list[list[Arra
     return passes
 
 
+def extras(layout: Layout, params: Mapping[str, Any], dtype: np.dtype[Any]) -> list[dict[str, Array]]:
+    """What only some cells have, by argument of the back end, of every pass; checked after `weights`."""
+    return [
+        {argument: weight(layout, params, name, dtype) for argument, (name, _) in more.items()}
+        for more in layout.extras
+    ]
+
+
 def weight(layout: Named, params: Mapping[str, Any], name: str, dtype: np.dtype[Any]) -> Array:
     """One parameter that is not ready as it stands: an error, or a copy the kernels can read."""
     if name not in params:

@@ -16,12 +16,14 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Spec(NamedTuple):
-    """The constants of a cell that decide shapes: its states, and how many slots x and h add into."""
+    """The constants of a cell that decide shapes: its states, how many slots x and h add into, its parameters."""
 
     name: str
     states: int
     from_x: int
     from_h: int
+    params: int = 0  # per-unit parameters, an array (params, H)
+    param_name: str = ""
 
 
 class Named(Protocol):
@@ -84,7 +86,7 @@ class Layout:
         #: input size, hidden size, and the size of the output's last axis
         self.sizes = (input_size, hidden_size, hidden_size * directions)
         self.num_layers, self.directions = num_layers, directions
-        passes = []
+        passes, extras = [], []
         for layer in range(num_layers):
             inputs = hidden_size * directions if layer else input_size
             rows_x, rows_h = spec.from_x * hidden_size, spec.from_h * hidden_size
@@ -94,14 +96,24 @@ class Layout:
                 passes.append(
                     tuple((kind + suffix, shape) for kind, shape in zip(KINDS, shapes, strict=True))
                 )
+                named = f"weight_{spec.param_name}{suffix}"
+                extras.append({"params": (named, (spec.params, hidden_size))} if spec.params else {})
         #: ((name, shape), …) of every layer and direction, in the engine's order
         self.passes = passes if bias else [names[:2] for names in passes]
+        #: {argument: (name, shape)} of every layer and direction, for what only some cells have
+        self.extras = extras
         #: shape by name
-        self.shapes = {name: shape for names in self.passes for name, shape in names}
+        self.shapes = {
+            name: shape
+            for names, more in zip(self.passes, extras, strict=True)
+            for name, shape in (*names, *more.values())
+        }
         self.count = len(self.shapes)
 
     def axes(self, name: str) -> str:
         """The shape of a parameter in symbols, as the documentation writes it: `(4*H, I)`."""
+        if self.spec.params and name.startswith(f"weight_{self.spec.param_name}"):
+            return f"({self.spec.params}, H)"
         slots = self.spec.from_h if "_hh" in name else self.spec.from_x
         rows = f"{slots}*H" if slots > 1 else "H"
         if name.startswith("bias"):

@@ -44,7 +44,14 @@ class Backend:
         self.forward, self.backward, self.dtypes = forward, backward, dtypes
         self.arrays = arrays
         self.specs = {
-            name: Spec(name, cell["states"], len(cell["from_x"]), len(cell["from_h"]))
+            name: Spec(
+                name,
+                cell["states"],
+                len(cell["from_x"]),
+                len(cell["from_h"]),
+                cell["params"],
+                cell["param_name"],
+            )
             for name, cell in cells.items()
         }
 
@@ -159,6 +166,7 @@ def forward(
     """
     arrays = backend.arrays_of("x", x)
     weights = arrays.weights(layout, params, dtype)
+    extras = arrays.extras(layout, params, dtype) if layout.spec.params else layout.extras
     inputs, H, N = layout.sizes
     x = arrays.plain("x", x, dtype)
     unbatched = x.ndim == 2
@@ -187,6 +195,7 @@ def forward(
         checks.generator("rng", rng)
     if out is not None:
         read = [x, *(states or ()), *(a for pass_arrays in weights for a in pass_arrays if a is not None)]
+        read += [a for more in extras for a in more.values()]
         arrays.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
 
     saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if save else None
@@ -214,6 +223,7 @@ def forward(
                 [s[k] for s in finals],
                 reverse=d == 1,
                 save=save,
+                **extras[k],
                 **options,
             )
             if saved is not None:
@@ -262,6 +272,7 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
                 d == 1,
                 [s[k] for s in dinitial],
                 *(dweights if layout.bias else [*dweights, None, None]),
+                **{f"d{argument}": grads[name] for argument, (name, _) in layout.extras[k].items()},
             )
         dropped = saved.dropped[layer]
         if dropped is not None:

@@ -60,7 +60,12 @@ class Stream:
 
     def _weights(self) -> list[tuple[Array | None, ...]]:
         layer = self._layer
-        return [tuple(arrays) for arrays in checks.weights(layer._layout, layer.params, layer.dtype)]
+        layout, params, dtype = layer._layout, layer.params, layer.dtype
+        extras = checks.extras(layout, params, dtype)
+        return [
+            (*arrays, *more.values())
+            for arrays, more in zip(checks.weights(layout, params, dtype), extras, strict=True)
+        ]
 
     def run(self, block: Array) -> Array:
         """Advance by several steps.

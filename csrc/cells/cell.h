@@ -5,7 +5,7 @@
 //   from_x    the slots that x·Wᵀ adds into, in the order of weight_ih's blocks of H rows; from_h likewise for h·Rᵀ
 //   states    values carried from step to step, the output h first
 //   saved     values that backward needs besides the previous states
-//   params    per-unit parameters (peepholes)
+//   params    per-unit parameters (peepholes), an array (params, H) that is called weight_`param_name`
 //
 //   forward (a[slots], s[states], p[params], s_new[states], save[saved])
 //   backward(save, s, p, ds[states], da[slots], dp[params])

@@ -3,13 +3,29 @@
 #pragma once
 
 #include "gru.h"
+#include "janet.h"
 #include "lstm.h"
+#include "lstm_coupled.h"
+#include "lstm_no_forget_gate.h"
+#include "lstm_no_input_activation.h"
+#include "lstm_no_input_gate.h"
+#include "lstm_no_output_activation.h"
+#include "lstm_no_output_gate.h"
+#include "lstm_peephole.h"
 #include "rnn.h"
 
 // clang-format off
-#define PYRNN_CELLS(CELL)           \
-  CELL("lstm",     Lstm)            \
-  CELL("gru",      Gru)             \
-  CELL("rnn_tanh", Rnn<Tanh>)       \
-  CELL("rnn_relu", Rnn<Relu>)
+#define PYRNN_CELLS(CELL)                                         \
+  CELL("lstm",                      Lstm)                         \
+  CELL("gru",                       Gru)                          \
+  CELL("rnn_tanh",                  Rnn<Tanh>)                    \
+  CELL("rnn_relu",                  Rnn<Relu>)                    \
+  CELL("lstm_peephole",             LstmPeephole)                 \
+  CELL("lstm_coupled",              LstmCoupled)                  \
+  CELL("lstm_no_input_gate",        LstmNoInputGate)              \
+  CELL("lstm_no_forget_gate",       LstmNoForgetGate)             \
+  CELL("lstm_no_output_gate",       LstmNoOutputGate)             \
+  CELL("lstm_no_input_activation",  LstmNoInputActivation)        \
+  CELL("lstm_no_output_activation", LstmNoOutputActivation)       \
+  CELL("janet",                     Janet)
 // clang-format on

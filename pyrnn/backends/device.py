@@ -103,6 +103,19 @@ class DeviceArrays:
             passes.append(arrays if layout.bias else [*arrays, None, None])
         return passes
 
+    def extras(self, layout: Layout, params: Mapping[str, Any], dtype: str) -> list[dict[str, Any]]:
+        """What only some cells have, by argument of the kernels, of every pass; checked after `weights`."""
+        found: list[dict[str, Any]] = []
+        for more in layout.extras:
+            found.append({})
+            for argument, (name, shape) in more.items():
+                arrays_of = library_of(name, params[name], self.device)
+                a = arrays_of.plain(name, params[name], dtype)
+                if tuple(a.shape) != shape:
+                    raise checks.wrong_shape(name, layout.axes(name), shape, tuple(a.shape))
+                found[-1][argument] = arrays_of.contiguous(a)
+        return found
+
     def states(
         self, name: str, state: Any, count: int, shape: tuple[int, ...], axes: str, dtype: str
     ) -> tuple[Any, ...]:

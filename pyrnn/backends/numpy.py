@@ -18,6 +18,7 @@ class NumpyArrays:
     plain = staticmethod(checks.plain_array)
     ready = staticmethod(checks.kernel_ready)
     weights = staticmethod(checks.weights)
+    extras = staticmethod(checks.extras)
     states = staticmethod(checks.states)
     lengths = staticmethod(checks.lengths_of)
     flags = staticmethod(checks.flags_of)

@@ -22,6 +22,7 @@ class Saved(NamedTuple):
     state: Array  # (T, S, B, H): the states each step started from, zero where not active
     save: Array  # (T, saved, B, H), zero where not active
     weights: tuple[Array, Array]
+    params: Array  # (params, 1, H)
     active: Array  # bool (T, B, 1)
     restart: Array  # bool (T, B, 1)
     to_initial: bool
@@ -51,6 +52,7 @@ def forward(
     reverse: bool = False,
     save: bool = False,
     compute_dtype: str | None = None,
+    params: Array | None = None,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
@@ -67,13 +69,14 @@ def forward(
     a[:, x_slots] += split(product(rounded(x), weight_ih, bias_ih), H)
     started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
 
+    p = np.zeros((0, 1, H), x.dtype) if params is None else params[:, None]
     steps = range(T - 1, -1, -1) if reverse else range(T)
     s = np.stack(state)
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
         a[t, h_slots] += split(product(rounded(s[0]), weight_hh, bias_hh), H)
-        s_new, step_save = kind.forward(a[t], s, ())
+        s_new, step_save = kind.forward(a[t], s, p)
         started[t] = np.where(active[t], s, 0)
         kept[t] = np.where(active[t], step_save, 0)
         s = np.where(active[t], s_new, s)
@@ -83,7 +86,7 @@ def forward(
     if not save:
         return None
     weights = (weight_ih, weight_hh)
-    return Saved(kind, x, started, kept, weights, active, restart, reset_to_initial, steps, rounded)
+    return Saved(kind, x, started, kept, weights, p, active, restart, reset_to_initial, steps, rounded)
 
 
 def backward(
@@ -97,20 +100,24 @@ def backward(
     dweight_hh: Array,
     dbias_ih: Array | None,
     dbias_hh: Array | None,
+    dparams: Array | None = None,
 ) -> None:
     """Write the gradients of what `forward` read; dx is added to when `dx_accumulate`."""
     kind, (weight_ih, weight_hh), active, restart = saved.cell, saved.weights, saved.active, saved.restart
     rounded = saved.rounded
     T, S, B, H = saved.state.shape
     da = np.zeros((T, kind.slots, B, H), saved.x.dtype)
+    dp = np.zeros((kind.params, B, H), saved.x.dtype)
     ds = np.zeros((S, B, H), saved.x.dtype) if dstate is None else np.stack(dstate)
     dinitial = np.zeros_like(ds)
     dh = np.zeros((T, B, H), saved.x.dtype) if dy is None else np.where(active, dy, 0)
     for t in reversed(saved.steps):
         ds_new = np.where(active[t], ds, 0)
         ds_new[0] += dh[t]
-        da[t], ds_old, _ = kind.backward(saved.save[t], saved.state[t], (), ds_new)
+        da[t], ds_old, dp_step = kind.backward(saved.save[t], saved.state[t], saved.params, ds_new)
         ds_old = np.stack(ds_old)
+        if kind.params:
+            dp += dp_step
         ds_old[0] += rounded(join(da[t, list(kind.from_h)])) @ weight_hh
         ds = np.where(active[t], ds_old, ds)
         dinitial += np.where(restart[t], ds, 0)
@@ -122,6 +129,8 @@ def backward(
     da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
     dweight_ih[...] = np.tensordot(rounded(da_x), rounded(saved.x), ((0, 1), (0, 1)))
     dweight_hh[...] = np.tensordot(rounded(da_h), rounded(saved.state[:, 0]), ((0, 1), (0, 1)))
+    if dparams is not None:
+        dparams[...] = dp.sum(1)
     if dbias_ih is not None:
         dbias_ih[...] = da_x.sum((0, 1))
     if dbias_hh is not None:

@@ -5,13 +5,21 @@ A cell is a class of constants and two functions on arrays (B, H). `forward(a, s
 the slots after the products and the bias, the previous states (h first) and the per-unit parameters;
 `backward(save, s, p, ds) -> (da, ds, dp)` takes what forward saved and the gradient of the new states.
 `from_x` and `from_h` number the slots that the products of x and h add into; `gate_names` name what is saved
-first.
+first, `param_name` the array of per-unit parameters: `weight_peephole` (params, H).
 """
 
 from typing import Any
 
 from pyrnn.reference.cells.gru import Gru
+from pyrnn.reference.cells.janet import Janet
 from pyrnn.reference.cells.lstm import Lstm
+from pyrnn.reference.cells.lstm_coupled import LstmCoupled
+from pyrnn.reference.cells.lstm_no_forget_gate import LstmNoForgetGate
+from pyrnn.reference.cells.lstm_no_input_activation import LstmNoInputActivation
+from pyrnn.reference.cells.lstm_no_input_gate import LstmNoInputGate
+from pyrnn.reference.cells.lstm_no_output_activation import LstmNoOutputActivation
+from pyrnn.reference.cells.lstm_no_output_gate import LstmNoOutputGate
+from pyrnn.reference.cells.lstm_peephole import LstmPeephole
 from pyrnn.reference.cells.rnn import RnnRelu, RnnTanh
 
 registry: dict[str, Any] = {
@@ -19,6 +27,14 @@ registry: dict[str, Any] = {
     "gru": Gru,
     "rnn_tanh": RnnTanh,
     "rnn_relu": RnnRelu,
+    "lstm_peephole": LstmPeephole,
+    "lstm_coupled": LstmCoupled,
+    "lstm_no_input_gate": LstmNoInputGate,
+    "lstm_no_forget_gate": LstmNoForgetGate,
+    "lstm_no_output_gate": LstmNoOutputGate,
+    "lstm_no_input_activation": LstmNoInputActivation,
+    "lstm_no_output_activation": LstmNoOutputActivation,
+    "janet": Janet,
 }
 
 CONSTANTS = ("slots", "states", "saved", "params", "from_x", "from_h")
@@ -26,4 +42,7 @@ CONSTANTS = ("slots", "states", "saved", "params", "from_x", "from_h")
 
 def cells() -> dict[str, dict[str, Any]]:
     """Constants of every registered cell, by name: what `pyrnn._core.cells()` returns for the engine."""
-    return {name: {key: getattr(cell, key) for key in CONSTANTS} for name, cell in registry.items()}
+    return {
+        name: {key: getattr(cell, key) for key in CONSTANTS} | {"param_name": getattr(cell, "param_name", "")}
+        for name, cell in registry.items()
+    }
