@@ -56,17 +56,23 @@ CellInfo cell_info(const char* name) {
   static_assert(
       Cell::slots <= max_slots && Cell::states <= max_states && Cell::saved <= max_saved && Cell::params <= max_params,
       "the kernels' tables are that large");
-  return {name,         Cell::slots, Cell::states, Cell::saved, Cell::params, FromX<Cell>::count, FromH<Cell>::count,
-          Cell::from_x, Cell::from_h, name_of_params<Cell>()};
+  return {name,         Cell::slots,           Cell::states,       Cell::saved,
+          Cell::params, FromX<Cell>::count,    FromH<Cell>::count, Cell::from_x,
+          Cell::from_h, name_of_params<Cell>()};
 }
 
 template <class Cell, class T>
 void point(int64_t H, const void* params, const void* a, const void* s, void* s_new, void* save) {
   const int64_t padded = padded_units<T>(H);
-  const StepRow<T> row{nullptr, nullptr, nullptr, static_cast<const T*>(s), static_cast<T*>(s_new),
-                       static_cast<T*>(s_new), static_cast<T*>(save)};
-  cell_forward<Cell, T>({H, padded, static_cast<const T*>(params)},
-                        {static_cast<const T*>(a), 1, 0, padded / lanes<T>}, &row);
+  const StepRow<T> row{nullptr,
+                       nullptr,
+                       nullptr,
+                       static_cast<const T*>(s),
+                       static_cast<T*>(s_new),
+                       static_cast<T*>(s_new),
+                       static_cast<T*>(save)};
+  cell_forward<Cell, T>({H, padded, static_cast<const T*>(params)}, {static_cast<const T*>(a), 1, 0, padded / lanes<T>},
+                        &row);
 }
 
 template <class Cell, class T>
@@ -87,21 +93,13 @@ CellKernels cell_kernels() {
   k.forward_memory = [](const Sizes& sizes, const Schedule& schedule, int threads, bool save) {
     return forward_memory<S, T, P>(cell_functions<Cell, T>, sizes, schedule, threads, save);
   };
-  k.forward = [](const ForwardArgs& args, int threads) {
-    forward<S, T, P>(cell_functions<Cell, T>, args, threads);
-  };
+  k.forward = [](const ForwardArgs& args, int threads) { forward<S, T, P>(cell_functions<Cell, T>, args, threads); };
   k.backward_workspace = [](const Sizes& sizes, const Schedule& schedule, int threads) {
     return backward_workspace<T, B>(cell_functions<Cell, T>, sizes, schedule, threads);
   };
-  k.backward = [](const BackwardArgs& args, int threads) {
-    backward<T, B>(cell_functions<Cell, T>, args, threads);
-  };
-  k.stream_pack_bytes = [](int64_t I, int64_t H) {
-    return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H);
-  };
-  k.stream_state_bytes = [](int64_t B, int64_t H) {
-    return stream_state_bytes<T>(cell_functions<Cell, T>, B, H);
-  };
+  k.backward = [](const BackwardArgs& args, int threads) { backward<T, B>(cell_functions<Cell, T>, args, threads); };
+  k.stream_pack_bytes = [](int64_t I, int64_t H) { return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H); };
+  k.stream_state_bytes = [](int64_t B, int64_t H) { return stream_state_bytes<T>(cell_functions<Cell, T>, B, H); };
   k.stream_scratch_bytes = stream_scratch_bytes<T, P>;
   k.stream_pack = [](const Sizes& sizes, const Weights& weights, void* pack) {
     stream_pack<T, P>(cell_functions<Cell, T>, sizes, weights, pack);

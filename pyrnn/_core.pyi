@@ -140,6 +140,7 @@ def attention_forward(
     weight_filter: Array | None = None,
     weight_location: Array | None = None,
     weight_coverage: Array | None = None,
+    params: Array | None = None,
     save: bool = False,
 ) -> AttentionSaved | None: ...
 def attention_backward(
@@ -218,6 +219,7 @@ def decoder_backward(
     dweight_filter: Array | None,
     dweight_location: Array | None,
     dweight_coverage: Array | None,
+    dparams: Array | None = None,
 ) -> None: ...
 def multiply(
     a: Array, b: Array, out: Array, *, a_transposed: bool = False, b_transposed: bool = False

@@ -141,6 +141,11 @@ def decoder_shapes(spec: Spec, sizes: Sizes, bias: bool, layer: bool) -> Shapes:
     return Shapes(named)
 
 
+def cell_names(spec: Spec) -> tuple[str, ...]:
+    """Names of the cell's parameters in the order of a back end's `weights`."""
+    return (*KINDS, f"weight_{spec.param_name}")
+
+
 def read_sizes(
     spec: Spec, x: Array, memory: Array, params: Mapping[str, Any], input_feed: bool, query: str
 ) -> tuple[Sizes, bool]:
@@ -217,7 +222,7 @@ def forward(
         keys.projected,
         keys.values,
         states,
-        [arrays.get(name) for name in KINDS],
+        [arrays.get(name) for name in cell_names(spec)],
         [arrays.get(name) for name in LAYER],
         options | {"score": keys.score, "params": keys.params},
         lengths=lengths,
@@ -254,7 +259,7 @@ def backward(
     dkey, dattention = keys_backward(
         saved.score, keys, grads["keys"], grads["attention"], saved.backend.attention.multiply
     )
-    params = dict(zip((*KINDS, *LAYER), (*grads["weights"], *grads["layer"]), strict=True))
+    params = dict(zip((*cell_names(saved.spec), *LAYER), (*grads["weights"], *grads["layer"]), strict=True))
     states = grads["states"]
     return DecoderGradients(
         grads["x"],

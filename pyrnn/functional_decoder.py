@@ -100,7 +100,7 @@ class Native:
             keys,
             values,
             list(states),
-            *weights,
+            *weights[:4],
             *layer,
             None if weight_query is None else np.ascontiguousarray(weight_query),
             params.get("bias"),
@@ -119,6 +119,7 @@ class Native:
             scale=float(scale),
             **sums,
             **{name: params.get(name) for name in HISTORY},
+            params=weights[4],
             save=save,
         )
         if not save:
@@ -153,7 +154,7 @@ class Native:
             dvalues,
             dstate,
             dfeed,
-            *dcell,
+            *dcell[:4],
             *dlayer,
             dquery,
             dbias,
@@ -161,6 +162,7 @@ class Native:
             dv,
             *sums.values(),
             *history.values(),
+            dcell[4],
         )
         named: dict[str, Any] = {} if dv is None else scoring.score_weight_backward(params, dv)
         named |= {"bias": dbias, "bias_score": dbias_score.reshape(()), **history}

@@ -35,14 +35,15 @@ def refused_or_done(*more):
 
 
 def weights(cell, I, H, dtype):  # noqa: E741
+    """Both weights, both biases, and the parameters of each unit if the cell has some."""
     rows_x, rows_h = len(CELLS[cell]["from_x"]) * H, len(CELLS[cell]["from_h"]) * H
     rng = np.random.default_rng(H)
-    return [
-        rng.normal(size=shape).astype(dtype) for shape in ((rows_x, I), (rows_h, H), (rows_x,), (rows_h,))
-    ]
+    shapes = [(rows_x, I), (rows_h, H), (rows_x,), (rows_h,)]
+    shapes += [(CELLS[cell]["params"], H)] * (CELLS[cell]["params"] > 0)
+    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
 
 
-FORWARD = ("x", "state", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "y", "state_out")
+FORWARD = ("x", "state", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "y", "state_out", "params")
 BACKWARD = (
     "dy",
     "dstate",
@@ -53,6 +54,7 @@ BACKWARD = (
     "dweight_hh",
     "dbias_ih",
     "dbias_hh",
+    "dparams",
 )
 
 
@@ -61,11 +63,12 @@ def forward_arguments(cell, T, B, I, H, dtype):  # noqa: E741
     arrays = [
         np.ones((T, B, I), dtype),
         [np.ones((B, H), dtype) for _ in range(states)],
-        *weights(cell, I, H, dtype),
+        *weights(cell, I, H, dtype)[:4],
         np.full((T, B, H), np.nan, dtype),
         [np.full((B, H), np.nan, dtype) for _ in range(states)],
+        *weights(cell, I, H, dtype)[4:],
     ]
-    return dict(zip(FORWARD, arrays, strict=True))
+    return dict(zip(FORWARD, arrays, strict=False))
 
 
 def backward_arguments(cell, T, B, I, H, dtype):  # noqa: E741
@@ -78,7 +81,7 @@ def backward_arguments(cell, T, B, I, H, dtype):  # noqa: E741
         [np.full((B, H), np.nan, dtype) for _ in range(states)],
         *(np.full_like(w, np.nan) for w in weights(cell, I, H, dtype)),
     ]
-    return dict(zip(BACKWARD, arrays, strict=True))
+    return dict(zip(BACKWARD, arrays, strict=False))
 
 
 PROBLEMS = st.fixed_dictionaries(
@@ -343,17 +346,19 @@ def test_sizes_beyond_the_schedule(T, B):
 def test_what_is_refused_is_not_written():
     """Everything is checked before anything is written."""
     for name in FORWARD:
-        arguments = forward_arguments("lstm", 3, 2, 3, 4, np.float64)
+        arguments = forward_arguments("lstm_peephole", 3, 2, 3, 4, np.float64)
         y, finals = arguments["y"], arguments["state_out"]
         arguments[name] = [] if isinstance(arguments[name], list) else arguments[name][..., :-1]
         with pytest.raises(ValueError):
-            _core.forward("lstm", **arguments)
+            _core.forward("lstm_peephole", **arguments)
         assert np.isnan(y).all() and all(np.isnan(s).all() for s in finals)
-    saved = _core.forward("lstm", **forward_arguments("lstm", 3, 2, 3, 4, np.float64), save=True)
+    saved = _core.forward(
+        "lstm_peephole", **forward_arguments("lstm_peephole", 3, 2, 3, 4, np.float64), save=True
+    )
     for name in BACKWARD:
         if name == "dx_accumulate":
             continue
-        arguments = backward_arguments("lstm", 3, 2, 3, 4, np.float64)
+        arguments = backward_arguments("lstm_peephole", 3, 2, 3, 4, np.float64)
         dx, others = arguments["dx"], [*arguments["dstate_out"], *(arguments[k] for k in BACKWARD[5:])]
         arguments[name] = [] if isinstance(arguments[name], list) else arguments[name][..., :-1]
         with pytest.raises(ValueError):

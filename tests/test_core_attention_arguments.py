@@ -187,6 +187,7 @@ def decoder_arguments(p, d):
         "weight_query": (D, H) if d["projected"] else None,
         "bias_query": (D,) if d["biases"] else None,
         "feed": (B, fed) if d["biases"] else None,
+        "params": (cell["params"], H) if cell["params"] else None,
     }
     rng = np.random.default_rng(H)
     arrays = {n: None if s is None else 0.3 * rng.normal(size=s).astype(dtype) for n, s in shapes.items()}
@@ -202,7 +203,7 @@ def decoder_arguments(p, d):
 def decoder_gradients(arguments):
     names = ("x", "key", "value", "feed", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
     names += ("weight_attention", "bias_attention", "weight_query", "bias_query", "weight_score", "previous")
-    names += ("coverage", "weight_filter", "weight_location", "weight_coverage")
+    names += ("coverage", "weight_filter", "weight_location", "weight_coverage", "params")
     grads = {
         f"d{name}": None if arguments[name] is None else np.full_like(arguments[name], np.nan)
         for name in names
@@ -334,7 +335,7 @@ def test_objects_that_were_never_made():
 P = {"score": "additive", "alignment": "softmax", "B": 2, "Tq": 3, "Tk": 5, "D": 4, "Dv": 3, "F": 2}
 P |= {"covers": True, "dtype": np.float64}
 D = {
-    "cell": "lstm",
+    "cell": "lstm_peephole",
     "layer": True,
     "query_previous": False,
     "input_feed": True,

@@ -94,7 +94,7 @@ def test_sizes(cell, input_feed, layer):
     assert outputs.shape == (B, T, dec.output_size)
     assert weights.shape == (B, T, TK)
     assert not weights[1, :, 4:].any()
-    assert (state[0] if cell == "lstm" else state).shape == (B, H)
+    assert (state[0] if isinstance(state, tuple) else state).shape == (B, H)
     assert [name for name in dec.params if name.startswith("bias")] == []
     fed = (layer or M) if input_feed else 0
     assert dec.params["weight_ih"].shape[1] == I + fed == I + dec.fed

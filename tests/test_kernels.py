@@ -169,7 +169,8 @@ def test_strided_arrays_and_every_element_written(cell, order, reverse, kind):
     p = Problem(cell, 5, 7, 9, 17, kind=kind, directions=1)
     chosen = {name: np.ascontiguousarray(a) for name, a in p.options.items() if name != "reset_to"}
     chosen |= {"reset_to_initial": p.options.get("reset_to") == "initial", "reverse": reverse, "save": True}
-    weights = list(p.params.values())
+    weights = [a for name, a in p.params.items() if name.split("_")[1] in ("ih", "hh")]
+    params = [a for a in p.params.values() if not any(a is w for w in weights)]
     states = [s[0] for s in (p.state if isinstance(p.state, tuple) else (p.state,))]
     dstates = [s[0] for s in (p.dstate if isinstance(p.dstate, tuple) else (p.dstate,))]
 
@@ -178,14 +179,16 @@ def test_strided_arrays_and_every_element_written(cell, order, reverse, kind):
         outs = [np.full((p.B, p.H), np.nan) for _ in states]
         x, x_memory = place(p.x)
         before = x_memory.copy()
-        saved = engine.forward(cell, x, states, *weights, y, outs, **chosen)
+        saved = engine.forward(
+            cell, x, states, *weights, y, outs, **chosen, params=params[0] if params else None
+        )
         dy, _ = place(p.dy)
         dx, dx_guards = place(np.full(p.x.shape, np.nan))
         dinitial = [np.full((p.B, p.H), np.nan) for _ in states]
-        dweights = [np.full(w.shape, np.nan) for w in weights]
+        dweights = [np.full(w.shape, np.nan) for w in weights + params]
         y_result = y.copy()
         y[...] = np.nan  # the backward keeps its own
-        engine.backward(saved, dy, dstates, dx, False, dinitial, *dweights)
+        engine.backward(saved, dy, dstates, dx, False, dinitial, *dweights)  # dparams come last
         first = dx.copy()
         engine.backward(saved, dy, dstates, dx, True, dinitial, *dweights)
         assert np.array_equal(x_memory, before)

@@ -189,6 +189,8 @@ def test_gates_are_those_of_the_equations():
 def test_parameters(cell, bias):
     layer = pyrnn.Recurrent(cell, 4, 16, 2, bias=bias, bidirectional=True, seed=0)
     kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: 4 if bias else 2]
+    spec = layer._layout.spec
+    kinds += [f"weight_{spec.param_name}"] * (spec.params > 0)
     names = [f"{kind}_l{k}{suffix}" for k in range(2) for suffix in ("", "_reverse") for kind in kinds]
     assert list(layer.params) == names
     slots = len(pyrnn._core.cells()[cell]["from_x"])

@@ -32,8 +32,11 @@ def test_every_cell_is_in_the_table():
 @pytest.mark.parametrize("cell", pyrnn.cells())
 def test_row_of_a_cell(cell):
     layer_text, states, gates, _ = table_of_cells()[cell]
-    name, nonlinearity = re.fullmatch(r'`pyrnn\.(\w+)(?:\(nonlinearity="(\w+)"\))?`', layer_text).groups()
-    layer = getattr(pyrnn, name)(3, 4, **({"nonlinearity": nonlinearity} if nonlinearity else {}))
+    if layer_text == f'`pyrnn.Recurrent("{cell}", …)`':
+        layer = pyrnn.Recurrent(cell, 3, 4)
+    else:
+        name, nonlinearity = re.fullmatch(r'`pyrnn\.(\w+)(?:\(nonlinearity="(\w+)"\))?`', layer_text).groups()
+        layer = getattr(pyrnn, name)(3, 4, **({"nonlinearity": nonlinearity} if nonlinearity else {}))
     assert layer.cell == cell
     assert len(states.split(", ")) == _core.cells()[cell]["states"]
     assert list(layer.gates(np.zeros((2, 1, 3), np.float32))) == gates.split(" ")

@@ -44,7 +44,7 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
                            const py::object& weights, const std::vector<py::object>& state_out, bool query_previous,
                            bool input_feed, const Array& feed, const std::optional<py::array>& mask, const Array& bias,
                            double scale, const Array& previous, const Array& coverage, const Array& weight_filter,
-                           const Array& weight_location, const Array& weight_coverage, bool save) {
+                           const Array& weight_location, const Array& weight_coverage, const Array& params, bool save) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x);
@@ -89,6 +89,9 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
   args.weights.weight_hh = arrays.in("weight_hh", weight_hh, {gates_h, {"H", H}});
   args.weights.bias_ih = arrays.in("bias_ih", bias_ih, {gates_x});
   args.weights.bias_hh = arrays.in("bias_hh", bias_hh, {gates_h});
+  if ((info.params > 0) != (params && !params->is_none()))
+    throw py::value_error(std::string("params: expected ") + (info.params ? "an array" : "None") + " for " + info.name);
+  args.weights.params = arrays.in("params", params, {{"params", info.params}, {"H", H}});
   args.weight_attention = arrays.in("weight_attention", weight_attention, {{"O", O}, {"M + H", M + H}});
   args.bias_attention = arrays.in("bias_attention", bias_attention, {{"O", O}});
   if (args.bias_attention && !layer) throw py::value_error("bias_attention: expected None without weight_attention");
@@ -148,7 +151,7 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
                       const Array& dbias_attention, const Array& dweight_query, const Array& dbias_query,
                       const py::object& dbias, const Array& dweight_score, const Array& dprevious,
                       const Array& dcoverage, const Array& dweight_filter, const Array& dweight_location,
-                      const Array& dweight_coverage) {
+                      const Array& dweight_coverage, const Array& dparams) {
   saved.check_made("saved");
   DecoderArgs args = saved.args;
   const AttentionSizes& s = args.attention.sizes;
@@ -182,6 +185,7 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
   g.dweight_hh = arrays.out("dweight_hh", dweight_hh, {gates_h, {"H", H}});
   g.dbias_ih = wanted("dbias_ih", args.weights.bias_ih, dbias_ih, {gates_x});
   g.dbias_hh = wanted("dbias_hh", args.weights.bias_hh, dbias_hh, {gates_h});
+  g.dparams = wanted("dparams", args.weights.params, dparams, {{"params", info.params}, {"H", H}});
   g.dweight_attention = wanted("dweight_attention", args.weight_attention, dweight_attention,
                                {{"O", O}, {"M + H", M + H}});
   g.dbias_attention = wanted("dbias_attention", args.bias_attention, dbias_attention, {{"O", O}});
@@ -212,11 +216,13 @@ void bind_decoder(py::module_& m) {
         py::kw_only(), "query_previous"_a = false, "input_feed"_a = true, "feed"_a = py::none(), "mask"_a = py::none(),
         "bias"_a = py::none(), "scale"_a = 1.0, "previous"_a = py::none(), "coverage"_a = py::none(),
         "weight_filter"_a = py::none(), "weight_location"_a = py::none(), "weight_coverage"_a = py::none(),
-        "save"_a = false, "Writes outputs, weights and state_out; returns what backward needs when `save`.");
+        "params"_a = py::none(), "save"_a = false,
+        "Writes outputs, weights and state_out; returns what backward needs when `save`.");
   m.def("decoder_backward", decoder_backward, "saved"_a, "doutputs"_a, "dstate"_a, "dweights"_a, "dx"_a, "dkey"_a,
         "dvalue"_a, "dstate_out"_a, "dfeed"_a, "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a,
         "dweight_attention"_a, "dbias_attention"_a, "dweight_query"_a, "dbias_query"_a, "dbias"_a, "dweight_score"_a,
         "dprevious"_a, "dcoverage"_a, "dweight_filter"_a, "dweight_location"_a, "dweight_coverage"_a,
+        "dparams"_a = py::none(),
         "Writes the gradients of decoder_forward; those of arguments that were None are None.");
 }
 

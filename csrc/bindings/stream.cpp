@@ -201,10 +201,9 @@ class Stream : public Made {
       }
       bytes_ += kernels().stream_pack_bytes(c.I, c.H);
       const auto data = [](const py::array& a) { return a.size() ? a.data() : nullptr; };
-      kernels().stream_pack(
-          {1, B_, c.I, c.H},
-          {c.weight_ih.data(), c.weight_hh.data(), data(c.bias_ih), data(c.bias_hh), data(c.params)},
-          layers_[l].kernel.pack);
+      kernels().stream_pack({1, B_, c.I, c.H},
+                            {c.weight_ih.data(), c.weight_hh.data(), data(c.bias_ih), data(c.bias_hh), data(c.params)},
+                            layers_[l].kernel.pack);
     }
   }
 

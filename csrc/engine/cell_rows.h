@@ -119,8 +119,8 @@ void cell_backward(const Units<T>& units, const GradientRow<T>& row, Range vecto
 
 template <class Cell, class T>
 inline constexpr CellFunctions<T> cell_functions{
-    Cell::slots,        Cell::states,  Cell::saved,   Cell::params,          FromX<Cell>::count,
-    FromH<Cell>::count, Cell::from_x,  Cell::from_h,  cell_forward<Cell, T>, cell_backward<Cell, T>};
+    Cell::slots,        Cell::states, Cell::saved,  Cell::params,          FromX<Cell>::count,
+    FromH<Cell>::count, Cell::from_x, Cell::from_h, cell_forward<Cell, T>, cell_backward<Cell, T>};
 
 }  // namespace PYRNN_ISA_NAMESPACE
 }  // namespace pyrnn

@@ -20,11 +20,13 @@ struct DecoderBackward : DecoderRows<T> {
 
   PackedMatrix<T> to_x[max_slots], to_fed[max_slots], to_h[max_slots];
   PackedMatrix<T> query, layer_context, layer_h;
-  T* da;  // (T, B, slots, padded)
+  int planes = slots + Rows::params;
+  T* da;  // (T, B, planes, padded): of the slots, and of the cell's parameters
   T* dz;  // (B, T, O), of the layer before its tanh
   T* ds;  // (B, states, padded)
   T* fed;  // (B, fed), of what the cell reads beside x
   T* out;  // (B, O)
+  T* params;  // (params, padded)
   T* zeros;  // (fed): what is fed at the first step where nothing is given
   PerThread<T> panel;
   Queue queue;
@@ -44,12 +46,13 @@ struct DecoderBackward : DecoderRows<T> {
     query.carve(carver, args.weight_query ? D : 0, H);
     layer_context.carve(carver, this->has_layer() ? O : 0, M);
     layer_h.carve(carver, this->has_layer() ? O : 0, H);
-    da = carver.take<T>(steps * B * slots * padded);
+    da = carver.take<T>(steps * B * planes * padded);
     dz = carver.take<T>(this->has_layer() ? B * steps * O : 0);
     ds = carver.take<T>(B * args.cell->states * padded);
     fed = carver.take<T>(B * args.fed);
     out = carver.take<T>(B * O);
     zeros = carver.take<T>(args.fed);
+    params = carver.take<T>(Rows::params * padded);
     panel = carver.take_per_thread<T>(threads, B * steps * panel_vectors * L);
     queue.carve(carver, threads);
     barrier = carver.take<Barrier>(1);
@@ -60,6 +63,7 @@ struct DecoderBackward : DecoderRows<T> {
     attention.prepare();
     queue.reset();
     *barrier = Barrier{};
+    this->place_params(params);
     for (int64_t i = 0; i < args.fed; i++) zeros[i] = 0;
   }
 
@@ -82,7 +86,7 @@ struct DecoderBackward : DecoderRows<T> {
   }
 
   PYRNN_FN T* ds_row(int64_t b) const { return ds + b * args.cell->states * padded; }
-  PYRNN_FN T* da_row(int64_t b, int64_t t) const { return da + (t * B + b) * slots * padded; }
+  PYRNN_FN T* da_row(int64_t b, int64_t t) const { return da + (t * B + b) * planes * padded; }
   PYRNN_FN T* fed_gradient(int64_t b) const { return fed + b * args.fed; }
   PYRNN_FN T* dcontext_row(int64_t b, int64_t t) const {
     return static_cast<T*>(const_cast<void*>(g.attention.dcontext)) + this->row(b, t) * M;
@@ -118,7 +122,7 @@ struct DecoderBackward : DecoderRows<T> {
   // From the gradient of the state after step t to that of the state before it, of the slots and of what was fed.
   void cell_back(Range mine, int64_t t) const {
     for (int64_t b = mine.begin; b < mine.end; b++)
-      args.kernels->point_backward(H, nullptr, this->gates_row(b, t), this->state_row(b, t), ds_row(b), da_row(b, t));
+      args.kernels->point_backward(H, params, this->gates_row(b, t), this->state_row(b, t), ds_row(b), da_row(b, t));
     const auto slot = [&](int s) { return [=](int64_t m) { return da_row(mine.begin + m, t) + s * padded; }; };
     for (int i = 0; i < args.cell->from_h_count; i++)
       to_h[i].multiply(
@@ -199,15 +203,15 @@ struct DecoderBackward : DecoderRows<T> {
     T *ih = static_cast<T*>(g.dweight_ih), *hh = static_cast<T*>(g.dweight_hh);
     for (int i = 0; i < args.cell->from_x_count; i++) {
       const T* slot = da + args.cell->from_x[i] * padded;
-      weight_sums(piece, thread, {H, I, width, ih + i * H * width, slot, slots * padded},
+      weight_sums(piece, thread, {H, I, width, ih + i * H * width, slot, planes * padded},
                   [&](int64_t k) { return this->x_row(k % B, k / B); });
-      weight_sums(piece, thread, {H, args.fed, width, ih + i * H * width + I, slot, slots * padded}, [&](int64_t k) {
+      weight_sums(piece, thread, {H, args.fed, width, ih + i * H * width + I, slot, planes * padded}, [&](int64_t k) {
         const T* row = this->fed_row(k % B, k / B);
         return row ? row : zeros;
       });
     }
     for (int i = 0; i < args.cell->from_h_count; i++)
-      weight_sums(piece, thread, {H, H, H, hh + i * H * H, da + args.cell->from_h[i] * padded, slots * padded},
+      weight_sums(piece, thread, {H, H, H, hh + i * H * H, da + args.cell->from_h[i] * padded, planes * padded},
                   [&](int64_t k) { return this->state_row(k % B, k / B); });
     if (args.weight_query)
       weight_sums(piece, thread, {D, H, H, static_cast<T*>(g.dweight_query), dquery_row(0, 0), D},
@@ -240,6 +244,10 @@ struct DecoderBackward : DecoderRows<T> {
     };
     of_slots(g.dbias_ih, args.cell->from_x, args.cell->from_x_count);
     of_slots(g.dbias_hh, args.cell->from_h, args.cell->from_h_count);
+    for (int i = 0; i < Rows::params; i++)
+      column_sums(
+          thread, H, [&](int64_t b, int64_t t) { return da_row(b, t) + (slots + i) * padded; },
+          static_cast<T*>(g.dparams) + i * H);
     column_sums(thread, D, [&](int64_t b, int64_t t) { return dquery_row(b, t); }, static_cast<T*>(g.dbias_query));
     column_sums(
         thread, O, [&](int64_t b, int64_t t) { return dz + this->row(b, t) * O; }, static_cast<T*>(g.dbias_attention));

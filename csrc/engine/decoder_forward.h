@@ -16,7 +16,7 @@ struct DecoderRows {
   int64_t B = args.attention.sizes.B, steps = args.attention.sizes.Tq, D = args.attention.sizes.D,
           M = args.attention.sizes.Dv;
   int64_t I = args.I, H = args.H, O = args.O, padded = round_up(args.H, lanes<T>);
-  int slots = args.cell->slots, states = args.cell->states, saved = args.cell->saved;
+  int slots = args.cell->slots, states = args.cell->states, saved = args.cell->saved, params = args.cell->params;
 
   explicit DecoderRows(const DecoderArgs& args) : args(args) {}
   PYRNN_FN bool has_layer() const { return args.weight_attention != nullptr; }
@@ -42,6 +42,12 @@ struct DecoderRows {
     if (t > 0) return has_layer() ? output_row(b, t - 1) : context_row(b, t - 1);
     return args.feed ? static_cast<const T*>(args.feed) + b * args.fed : nullptr;
   }
+  // The cell's per-unit parameters (params, H) as rows of padded units.
+  void place_params(T* to) const {
+    for (int i = 0; i < params; i++)
+      for (int64_t u = 0; u < padded; u++)
+        to[i * padded + u] = u < H ? static_cast<const T*>(args.weights.params)[i * H + u] : T(0);
+  }
   // The state whose h is the query of step t.
   PYRNN_FN const T* asking_row(int64_t b, int64_t t) const { return state_row(b, previous() ? t : t + 1); }
 };
@@ -59,6 +65,7 @@ struct DecoderForward : DecoderRows<T> {
   T* bias;         // (slots, padded)
   T* slots_of_x;   // (B, T, slots, padded): the bias and what x adds, for all steps
   T* zeros;        // (fed)
+  T* params;       // (params, padded)
   Barrier* barrier;
 
   DecoderForward(const DecoderArgs& args, int threads)
@@ -78,6 +85,7 @@ struct DecoderForward : DecoderRows<T> {
     bias = carver.take<T>(slots * padded);
     slots_of_x = carver.take<T>(B * steps * slots * padded);
     zeros = carver.take<T>(args.fed);
+    params = carver.take<T>(Rows::params * padded);
     barrier = carver.take<Barrier>(1);
     return carver.used;
   }
@@ -86,6 +94,7 @@ struct DecoderForward : DecoderRows<T> {
     attention.prepare();
     *barrier = Barrier{};
     for (int64_t i = 0; i < args.fed; i++) zeros[i] = 0;
+    this->place_params(params);
     for (int64_t i = 0; i < slots * padded; i++) bias[i] = 0;
     const auto add = [&](const void* from, const int* at, int count) {
       for (int i = 0; from && i < count; i++)
@@ -156,7 +165,8 @@ struct DecoderForward : DecoderRows<T> {
     for (int i = 0; i < args.cell->from_h_count; i++)
       from_h[i].multiply(mine.size(), h, out(args.cell->from_h[i]), true);
     for (int64_t b = mine.begin; b < mine.end; b++)
-      args.kernels->point(H, nullptr, slots_row(b, t), this->state_row(b, t), this->state_row(b, t + 1), this->gates_row(b, t));
+      args.kernels->point(H, params, slots_row(b, t), this->state_row(b, t), this->state_row(b, t + 1),
+                          this->gates_row(b, t));
   }
 
   void run_layer(Range mine, int64_t t) const {

@@ -41,8 +41,9 @@ struct Backward {
   PerThread<T*> rows;  // (capacity): the rows that a product writes
 
   Backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads)
-      : cell(cell), args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)), capacity(chunk_capacity()),
-        units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel), threads(threads) {}
+      : cell(cell), args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
+        capacity(chunk_capacity()), units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel),
+        threads(threads) {}
 
   // Entries in a chunk: enough to make up for reading and writing the weights' gradients once a chunk.
   int64_t chunk_capacity() const {
@@ -149,8 +150,9 @@ struct Backward {
   }
 
   // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
-  PYRNN_FN void gradient_rows_product(const int* slot, int slot_count, const int64_t* local, T* const* out, int64_t count, const Blocks& blocks,
-                                      Range mine, const Number* weights, bool add) const {
+  PYRNN_FN void gradient_rows_product(const int* slot, int slot_count, const int64_t* local, T* const* out,
+                                      int64_t count, const Blocks& blocks, Range mine, const Number* weights,
+                                      bool add) const {
     constexpr int L = lanes<T>;
     for (int64_t block = mine.begin; block < mine.end; block++) {
       const Range v = blocks[block];
@@ -166,8 +168,8 @@ struct Backward {
               T* to[MR];
               for (int m = 0; m < MR; m++) to[m] = out[first + m] + v.begin * L;
               gradient_tile<T, P, decltype(width)::value, MR>(dg_rows, slot, slots, H, panel + s * slot_size,
-                                                                     local + first, to, blocks.units - v.begin * L,
-                                                                     add || s > 0);
+                                                              local + first, to, blocks.units - v.begin * L,
+                                                              add || s > 0);
             });
           });
         });
@@ -195,7 +197,8 @@ struct Backward {
         mine[n] = list[n] - first;
         out[n] = ds_row(0, schedule.batch[list[n]]);
       }
-      gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks, h_weights(thread), true);
+      gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks,
+                            h_weights(thread), true);
       if (schedule.resets) cut(list, count, vectors);
     }
   }
@@ -239,8 +242,8 @@ struct Backward {
   }
 
   // dweight rows [mine) of the slots' blocks of H: += dGᵀ · panels, for the entries of a chunk.
-  PYRNN_FN void weight_product(const int* slots, int thread, Range mine, int64_t count, const Blocks& blocks, const Number* panels,
-                               T* dweight, bool add) const {
+  PYRNN_FN void weight_product(const int* slots, int thread, Range mine, int64_t count, const Blocks& blocks,
+                               const Number* panels, T* dweight, bool add) const {
     constexpr int L = lanes<T>, C = column_block<T>;
     for (int64_t row = mine.begin; row < mine.end;) {
       const int64_t unit = row % H;
@@ -286,13 +289,13 @@ struct Backward {
         list[n - mine.begin] = n;
         out[n - mine.begin] = element<T>(args.dx, schedule.time[first + n], schedule.batch[first + n]);
       }
-      gradient_rows_product(cell.from_x, cell.from_x_count, list, out, mine.size(), inputs, {0, inputs.count}, x_weights(thread),
-                                         args.dx_accumulate != 0);
+      gradient_rows_product(cell.from_x, cell.from_x_count, list, out, mine.size(), inputs, {0, inputs.count},
+                            x_weights(thread), args.dx_accumulate != 0);
     }
     weight_product(cell.from_x, thread, part(cell.from_x_count * H, thread, threads), count, inputs, x_panels,
-                                static_cast<T*>(args.dweight_ih), !first_chunk);
+                   static_cast<T*>(args.dweight_ih), !first_chunk);
     weight_product(cell.from_h, thread, part(cell.from_h_count * H, thread, threads), count, units, h_panels,
-                                static_cast<T*>(args.dweight_hh), !first_chunk);
+                   static_cast<T*>(args.dweight_hh), !first_chunk);
     bias_sums(part(units.vectors, thread, threads), count);
   }
 

@@ -120,9 +120,8 @@ struct Forward {
     const size_t bytes = mine.carve(nullptr);
     const bool shared = pack_copies(bytes, grid.row_groups) == 1;
     mine.carve(packs + (shared ? 0 : thread / grid.unit_groups * bytes));
-    mine.pack(args.weights,
-              shared ? part(layer.blocks.count, thread, grid.threads())
-                     : part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups));
+    mine.pack(args.weights, shared ? part(layer.blocks.count, thread, grid.threads())
+                                   : part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups));
     return mine;
   }
 

@@ -156,8 +156,8 @@ PYRNN_FN void input_rows(const PackedLayer<T, P>& layer, const typename P::Facto
 // Advances `count` rows through the blocks `mine`. `pass` counts the steps: every other one takes the blocks in
 // descending order, because what a step read last is what the cache still holds when the weights exceed it.
 template <class Shape, class T, class P>
-PYRNN_FN void step_rows(const PackedLayer<T, P>& layer, const StepRow<T>* rows, int64_t count, Range mine,
-                        Sums sums, int64_t pass) {
+PYRNN_FN void step_rows(const PackedLayer<T, P>& layer, const StepRow<T>* rows, int64_t count, Range mine, Sums sums,
+                        int64_t pass) {
   constexpr int most = tile_rows(Shape::slots * widest_block(Shape::slots));
   for (int64_t i = 0; i < mine.size(); i++) {
     const int64_t block = pass % 2 ? mine.end - 1 - i : mine.begin + i;

@@ -54,8 +54,8 @@ struct StreamStep {
   void work(int thread) const {
     const Range mine = part(B, thread / grid.unit_groups, grid.row_groups);
     step_rows<Shape>(layer, rows + mine.begin, mine.size(),
-              part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups),
-              B <= few_rows ? Sums::apart : Sums::together, pass);
+                     part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups),
+                     B <= few_rows ? Sums::apart : Sums::together, pass);
   }
 };
 

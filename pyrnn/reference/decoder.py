@@ -80,8 +80,8 @@ class Loop:
     ) -> tuple[Array, Sequence[Array], Array, Saved | None]:
         """Outputs, final states, alignment weights, and what `backward` needs when `save`.
 
-        Everything is checked and C-contiguous. `weights` are weight_ih, weight_hh, bias_ih, bias_hh, `layer`
-        weight_attention, bias_attention, None where there is none. `attention` holds keyword arguments of
+        Everything is checked and C-contiguous. `weights` are weight_ih, weight_hh, bias_ih, bias_hh and the
+        cell's per-unit parameters, `layer` weight_attention, bias_attention, None where there is none. `attention` holds keyword arguments of
         `attention_forward` for keys that are projected already: the score is dot, scaled_dot, cosine,
         additive or location.
         """
@@ -206,7 +206,14 @@ class Loop:
         B, H = states[0].shape
         new, y = [np.empty((B, H), x.dtype) for _ in states], np.empty((1, B, H), x.dtype)
         return new, self.cells.forward(
-            cell, np.ascontiguousarray(x)[None], list(states), *weights, y, new, save=save
+            cell,
+            np.ascontiguousarray(x)[None],
+            list(states),
+            *weights[:4],
+            y,
+            new,
+            save=save,
+            params=weights[4],
         )
 
     def cell_back(
@@ -216,7 +223,7 @@ class Loop:
         B, H = ds[0].shape
         dx, dold = np.empty((1, B, inputs), ds[0].dtype), [np.empty((B, H), ds[0].dtype) for _ in ds]
         step = [None if d is None else np.empty_like(d) for d in dweights]
-        self.cells.backward(saved, None, ds, dx, False, dold, *step)
+        self.cells.backward(saved, None, ds, dx, False, dold, *step[:4], dparams=step[4])
         for total, d in zip(dweights, step, strict=True):
             if total is not None:
                 total += d
