@@ -16,7 +16,7 @@ KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Spec(NamedTuple):
-    """The constants of a cell that decide shapes: states, slots that x and h add into, parameters of a unit."""
+    """Constants of a cell that decide shapes: states, slots that x and h add into, parameters of a unit."""
 
     name: str
     states: int

@@ -77,7 +77,7 @@ BUGS = (
         "if (source > B) continue;",
         "if (source >= 0) continue;",
     ),
-    Bug("a bias dropped", "csrc/engine/pack.h", "add(bias_hh, Cell::from_h,", "add(nullptr, Cell::from_h,"),
+    Bug("a bias dropped", "csrc/engine/pack.h", "add(bias_hh, cell.from_h,", "add(nullptr, cell.from_h,"),
     Bug(
         "R transposed in the backward",
         "csrc/engine/sequence_backward.h",

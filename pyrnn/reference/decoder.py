@@ -81,9 +81,9 @@ class Loop:
         """Outputs, final states, alignment weights, and what `backward` needs when `save`.
 
         Everything is checked and C-contiguous. `weights` are weight_ih, weight_hh, bias_ih, bias_hh and the
-        cell's per-unit parameters, `layer` weight_attention, bias_attention, None where there is none. `attention` holds keyword arguments of
-        `attention_forward` for keys that are projected already: the score is dot, scaled_dot, cosine,
-        additive or location.
+        cell's per-unit parameters, `layer` weight_attention, bias_attention, None where there is none.
+        `attention` holds keyword arguments of `attention_forward` for keys that are projected already: the
+        score is dot, scaled_dot, cosine, additive or location.
         """
         (B, T, _), (M, H) = x.shape, (values.shape[2], states[0].shape[1])
         weight, bias = layer
