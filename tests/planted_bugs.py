@@ -79,16 +79,16 @@ BUGS = (
     ),
     Bug("a bias dropped", "csrc/engine/pack.h", "add(bias_hh, cell.from_h,", "add(nullptr, cell.from_h,"),
     Bug(
-        "R transposed in the backward",
+        "rows of the weights reversed in the backward",
         "csrc/engine/sequence_backward.h",
-        "[&](int64_t k) { return hh + k * H; }",
-        "[&](int64_t k) { return hh + (k / H * H + (H - 1 - k % H)) * H; }",
+        "return slot + row * blocks.units;",
+        "return slot + (H - 1 - row) * blocks.units;",
     ),
     Bug(
         "weight gradient from the new h",
         "csrc/engine/sequence_backward.h",
-        "state_row(schedule.source[first + k])",
-        "state_row(schedule.target[first + k])",
+        "state_row(schedule.source[first + e])",
+        "state_row(schedule.target[first + e])",
         quick=True,
     ),
     Bug(

@@ -5,6 +5,7 @@ import re
 import tomllib
 from pathlib import Path
 
+import planted_bugs
 import pytest
 
 import pyrnn
@@ -131,3 +132,9 @@ def test_version():
 def test_no_runtime_dependency_but_numpy():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert [re.split(r"\W", dependency)[0] for dependency in project["dependencies"]] == ["numpy"]
+
+
+@pytest.mark.parametrize("bug", planted_bugs.BUGS, ids=lambda bug: bug.name)
+def test_a_bug_can_be_planted(bug):
+    """What it changes stands in its file, once."""
+    assert (ROOT / bug.file).read_text(encoding="utf-8").count(bug.old) == 1
