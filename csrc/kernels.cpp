@@ -90,12 +90,12 @@ CellKernels cell_kernels() {
   using S = ShapeOf<Cell>;
   using B = typename P::Backward;
   CellKernels k{};
-  k.forward_memory = [](const Sizes& sizes, const Schedule& schedule, int threads, bool save) {
-    return forward_memory<S, T, P>(cell_functions<Cell, T>, sizes, schedule, threads, save);
+  k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
+    return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
   };
   k.forward = [](const ForwardArgs& args, int threads) { forward<S, T, P>(cell_functions<Cell, T>, args, threads); };
-  k.backward_workspace = [](const Sizes& sizes, const Schedule& schedule, int threads) {
-    return backward_workspace<T, B>(cell_functions<Cell, T>, sizes, schedule, threads);
+  k.backward_workspace = [](const BackwardArgs& args, int threads) {
+    return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
   };
   k.backward = [](const BackwardArgs& args, int threads) { backward<T, B>(cell_functions<Cell, T>, args, threads); };
   k.stream_pack_bytes = [](int64_t I, int64_t H) { return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H); };

@@ -56,12 +56,22 @@ struct Weights {
   const void* params;                                     // (params, H)
 };
 
+// What training does to the states beside the cell; all zero: nothing. The masks follow from seed and stream.
+struct Regularization {
+  double zoneout[max_states];  // probability that a unit keeps its old state; without training, how much of it
+  double dropout;              // of the h that the product reads, in training
+  int32_t training;
+  uint32_t stream;  // another for each layer and direction
+  uint64_t seed;
+};
+
 struct ForwardArgs {
   Sizes sizes;
   Schedule schedule;
   View x, y;                                      // (T, B, I), (T, B, H)
   View state[max_states], state_out[max_states];  // (B, H); `step` is unused
   Weights weights;
+  Regularization regularization;
   void *states, *gates, *workspace;  // `gates` null: inference
 };
 
@@ -70,6 +80,7 @@ struct BackwardArgs {
   Schedule schedule;
   View x;
   Weights weights;  // without biases
+  Regularization regularization;
   const void *states, *gates;  // as forward left them
   View dy;                     // data null: zero
   View dstate[max_states];     // data null: zero
@@ -85,6 +96,7 @@ struct StreamLayer {
   int64_t I, H;
   void *pack, *states, *scratch;
   int32_t parity;  // which half of the states is current
+  double zoneout[max_states];
 };
 
 struct CellInfo {
@@ -95,9 +107,9 @@ struct CellInfo {
 };
 
 struct CellKernels {
-  Memory (*forward_memory)(const Sizes&, const Schedule&, int threads, bool save);
+  Memory (*forward_memory)(const ForwardArgs&, int threads, bool save);
   void (*forward)(const ForwardArgs&, int threads);
-  size_t (*backward_workspace)(const Sizes&, const Schedule&, int threads);
+  size_t (*backward_workspace)(const BackwardArgs&, int threads);
   void (*backward)(const BackwardArgs&, int threads);
   size_t (*stream_pack_bytes)(int64_t I, int64_t H);
   size_t (*stream_state_bytes)(int64_t B, int64_t H);

@@ -207,6 +207,15 @@ def probability(name: str, value: Any) -> float:
     return float(value)
 
 
+def rates(name: str, value: Any, count: int) -> tuple[float, ...]:
+    """A probability for each of `count` states, from one for all or a tuple of them."""
+    if not isinstance(value, tuple | list):
+        return (probability(name, value),) * count
+    if len(value) != count:
+        raise ValueError(f"{name}: expected a number or {count} of them, got {len(value)}")
+    return tuple(probability(f"{name}[{k}]", p) for k, p in enumerate(value))
+
+
 def finite(name: str, value: Any, least: float = -np.inf) -> float:
     """A finite number of at least `least`."""
     if not (np.isfinite(real(name, value)) and value >= least):

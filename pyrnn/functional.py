@@ -56,6 +56,8 @@ def sequence_forward(
     reset_to: str = "zero",
     batch_first: bool = False,
     dropout: float = 0.0,
+    zoneout: float | tuple[float, ...] = 0.0,
+    recurrent_dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     training: bool = True,
     out: Array | None = None,
@@ -88,10 +90,17 @@ def sequence_forward(
         What a reset restores.
     dropout : float
         Probability of zeroing an output of every layer but the last; the rest is scaled by 1 / (1 - dropout).
+    zoneout : float, or a tuple of one for each state
+        Probability that a unit keeps its old state instead of the cell's new one; without training, how much
+        of the old state each keeps (Krueger et al. 2017).
+    recurrent_dropout : float
+        Probability of zeroing a unit of the h that the recurrent product reads, one mask for all steps of a
+        sequence; the rest is scaled by 1 / (1 - recurrent_dropout) (Gal & Ghahramani 2016).
     rng : numpy.random.Generator
-        Source of the dropout masks; required for dropout.
+        Source of the masks; required for them. Zoneout and recurrent dropout take one number of it a call,
+        the key of a counter-based generator (Philox): the masks are the same for every number of threads.
     training : bool
-        False draws no dropout.
+        False draws no masks.
     out : array, optional
         Where to write y; it must share no memory with what is read.
     compute_dtype : {None, "bfloat16"}
@@ -140,6 +149,8 @@ def sequence_forward(
         reset_to=reset_to,
         batch_first=batch_first,
         dropout=dropout,
+        zoneout=zoneout,
+        recurrent_dropout=recurrent_dropout,
         rng=rng,
         out=out,
         compute_dtype=compute_dtype,
@@ -185,6 +196,8 @@ def sequence(
     reset_to: str = "zero",
     batch_first: bool = False,
     dropout: float = 0.0,
+    zoneout: float | tuple[float, ...] = 0.0,
+    recurrent_dropout: float = 0.0,
     rng: np.random.Generator | None = None,
     training: bool = False,
     out: Array | None = None,
@@ -210,6 +223,8 @@ def sequence(
         reset_to=reset_to,
         batch_first=batch_first,
         dropout=dropout,
+        zoneout=zoneout,
+        recurrent_dropout=recurrent_dropout,
         rng=rng,
         out=out,
         compute_dtype=compute_dtype,

@@ -20,7 +20,7 @@ class Options(TypedDict, total=False):
     bidirectional: bool
     proj_size: int
     layer_norm: bool
-    zoneout: float
+    zoneout: float | tuple[float, ...]
     recurrent_dropout: float
     compute_dtype: str | None
     dtype: Any

@@ -36,7 +36,13 @@ class Recurrent:
         Probability of zeroing an output of every layer but the last, in training.
     bidirectional : bool
         A second set of cells reads each sequence from its last valid step; outputs are 2·H wide.
-    proj_size, layer_norm, zoneout, recurrent_dropout
+    zoneout : float, or a tuple of one for each state
+        Probability that a unit keeps its old state instead of the cell's new one, in training; at inference
+        each state is the expectation, zoneout times the old and the rest of the new (Krueger et al. 2017).
+    recurrent_dropout : float
+        Probability of zeroing a unit of the h that the recurrent product reads, in training, with one mask
+        for all steps of a sequence (Gal & Ghahramani 2016).
+    proj_size, layer_norm
         Not implemented yet; only the defaults are accepted.
     compute_dtype : {None, "bfloat16"}, on a CUDA device {None, "tf32"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
@@ -96,7 +102,7 @@ class Recurrent:
         bidirectional: bool = False,
         proj_size: int = 0,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         compute_dtype: str | None = None,
         dtype: Any = "float32",
@@ -106,12 +112,9 @@ class Recurrent:
         if device != "cpu":
             self._backend = cuda_backend(device, compute_dtype)
             compute_dtype = None
-        checks.supported(
-            proj_size=(proj_size, 0),
-            layer_norm=(layer_norm, False),
-            zoneout=(zoneout, 0.0),
-            recurrent_dropout=(recurrent_dropout, 0.0),
-        )
+        checks.supported(proj_size=(proj_size, 0), layer_norm=(layer_norm, False))
+        if device != "cpu":
+            checks.supported(zoneout=(zoneout, 0.0), recurrent_dropout=(recurrent_dropout, 0.0))
         self._layout = Layout(
             self._backend.spec(cell),
             checks.size("input_size", input_size),
@@ -122,11 +125,17 @@ class Recurrent:
         )
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
+        self.zoneout = zoneout if checks.rates("zoneout", zoneout, self._layout.spec.states) else 0.0
+        self.recurrent_dropout = checks.probability("recurrent_dropout", recurrent_dropout)
         self.dtype = checks.float_dtype(dtype) if device == "cpu" else self._backend.dtype("dtype", dtype)
         self.compute_dtype = checks.compute_dtype(compute_dtype, self.dtype)
         self.device = device
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
         self.params = self._made(initial_params(self._layout, self.rng))
+
+    def _zoneout(self) -> tuple[float, ...]:
+        """The rate of each state."""
+        return checks.rates("zoneout", self.zoneout, self._layout.spec.states)
 
     def _made(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays of the layer's library and dtype from NumPy's."""
@@ -198,6 +207,7 @@ class Recurrent:
             resets=resets,
             reset_to=reset_to,
             batch_first=self.batch_first,
+            zoneout=self.zoneout,
             out=out,
             compute_dtype=self.compute_dtype,
         )
@@ -236,7 +246,10 @@ class Recurrent:
             resets=resets,
             reset_to=reset_to,
             batch_first=self.batch_first,
-            dropout=self.dropout if training else 0.0,
+            dropout=self.dropout,
+            zoneout=self.zoneout,
+            recurrent_dropout=self.recurrent_dropout,
+            training=training,
             rng=self.rng,
             out=out,
             compute_dtype=self.compute_dtype,
@@ -333,6 +346,8 @@ class Recurrent:
             "cell": self.cell,
             "batch_first": self.batch_first,
             "dropout": self.dropout,
+            "zoneout": self.zoneout,
+            "recurrent_dropout": self.recurrent_dropout,
             "compute_dtype": self.compute_dtype,
         }
 
@@ -348,6 +363,8 @@ class Recurrent:
             ("bias", True),
             ("batch_first", False),
             ("dropout", 0.0),
+            ("zoneout", 0.0),
+            ("recurrent_dropout", 0.0),
             ("bidirectional", False),
         ):
             if getattr(self, option) != default:

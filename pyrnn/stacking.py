@@ -137,8 +137,7 @@ def from_names(
     """`forward` on a stack whose extent is read off the names of its parameters."""
     layout = layout_from(backend.spec(cell), params)
     dtype = backend.dtype("weight_ih_l0", params["weight_ih_l0"].dtype)
-    checks.probability("dropout", dropout)  # also where it is not used
-    return forward(backend, layout, dtype, x, state, params, dropout=dropout if training else 0.0, **options)
+    return forward(backend, layout, dtype, x, state, params, dropout=dropout, training=training, **options)
 
 
 def forward(
@@ -155,6 +154,9 @@ def forward(
     reset_to: str = "zero",
     batch_first: bool = False,
     dropout: float = 0.0,
+    zoneout: float | tuple[float, ...] = 0.0,
+    recurrent_dropout: float = 0.0,
+    training: bool = False,
     rng: np.random.Generator | None = None,
     out: Array | None = None,
     compute_dtype: str | None = None,
@@ -190,9 +192,15 @@ def forward(
         options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
     if compute_dtype is not None:
         options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
-    if dropout:
-        checks.probability("dropout", dropout)
+    checks.probability("dropout", dropout)  # also where it is not used
+    checks.probability("recurrent_dropout", recurrent_dropout)
+    rates = checks.rates("zoneout", zoneout, S)
+    if not training:
+        dropout = recurrent_dropout = 0.0
+    draws = recurrent_dropout > 0 or (training and any(rates))
+    if draws or (dropout and L > 1):
         checks.generator("rng", rng)
+    seed = int(rng.integers(2**64, dtype=np.uint64)) if draws and rng is not None else 0
     if out is not None:
         read = [x, *(states or ()), *(a for pass_arrays in weights for a in pass_arrays if a is not None)]
         read += [a for more in extras for a in more.values()]
@@ -223,6 +231,7 @@ def forward(
                 [s[k] for s in finals],
                 reverse=d == 1,
                 save=save,
+                **regularized(rates, recurrent_dropout, training, seed, k),
                 **extras[k],
                 **options,
             )
@@ -332,6 +341,15 @@ def read_state(
         name, state, layout.spec.states, (rows, B, H), "(num_layers*directions, B, H)", dtype
     )
     return checked
+
+
+def regularized(
+    zoneout: tuple[float, ...], dropout: float, training: bool, seed: int, stream: int
+) -> dict[str, Any]:
+    """The argument of a back end for zoneout and recurrent dropout, where there is any."""
+    if not (dropout or any(zoneout)):
+        return {}
+    return {"regularization": (zoneout, dropout, training, seed, stream)}
 
 
 def dropout_mask(rng: np.random.Generator, shape: tuple[int, ...], dropout: float) -> Array:

@@ -54,7 +54,7 @@ class Stream:
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
         self._core = _core.Stream(
-            layer.cell, self._weights(), self.batch_size, layer.dtype, layer.compute_dtype
+            layer.cell, self._weights(), self.batch_size, layer.dtype, layer.compute_dtype, layer._zoneout()
         )
         self.step = self._core.step
 

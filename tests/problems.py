@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Random problems for the tests: inputs, parameters, gradients coming in, and every kind of option."""
 
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,17 @@ class Problem:
             **named("state", state),
             **named_gradients(module.sequence_backward(saved, self.dy, self.dstate)),
         }
+
+    def exact(self) -> "Problem":
+        """The same numbers as float64."""
+        wide = copy(self)
+        wide.x, wide.dy = self.x.astype(float), self.dy.astype(float)
+        wide.params = {name: a.astype(float) for name, a in self.params.items()}
+        wide.state, wide.dstate = (
+            tuple(a.astype(float) for a in s) if isinstance(s, tuple) else s.astype(float)
+            for s in (self.state, self.dstate)
+        )
+        return wide
 
 
 def named(name: str, state: Any) -> dict[str, np.ndarray]:

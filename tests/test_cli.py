@@ -73,8 +73,8 @@ def test_check_fails_on_a_wrong_kernel(
 
     backward, pull = functional.KERNELS.backward, _core.cell_vjp
 
-    def wrong_backward(*arguments: Any) -> None:
-        backward(*arguments)
+    def wrong_backward(*arguments: Any, **extras: Any) -> None:
+        backward(*arguments, **extras)
         arguments[6][0] *= 1.00001  # a row of dweight_ih
 
     def wrong_pull(cell: str, *arguments: Any) -> Any:

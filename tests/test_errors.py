@@ -254,12 +254,6 @@ LAYERS = [
         NotImplementedError,
         "layer_norm=True is not implemented; only layer_norm=False is",
     ),
-    (dict(zoneout=0.1), NotImplementedError, "zoneout=0.1 is not implemented; only zoneout=0.0 is"),
-    (
-        dict(recurrent_dropout=0.1),
-        NotImplementedError,
-        "recurrent_dropout=0.1 is not implemented; only recurrent_dropout=0.0 is",
-    ),
     (
         dict(compute_dtype="float16"),
         ValueError,

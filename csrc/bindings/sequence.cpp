@@ -1,8 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // _core.forward and _core.backward: one layer, one direction.
+#include <algorithm>
 #include <limits>
 #include <memory>
 #include <optional>
+#include <tuple>
 
 #include <pybind11/stl.h>
 
@@ -20,6 +22,7 @@ struct Saved : Made {
   int cell;
   Type type, compute;
   Sizes sizes;
+  Regularization regularization;
   ScheduleStorage schedule;
   py::array x, weight_ih, weight_hh, params;
   Buffer states, gates;
@@ -53,6 +56,29 @@ py::array check_params(const char* name, const py::object& params, const CellInf
   return {};
 }
 
+// (zoneout of each state, dropout of h, training, seed, stream); None is none of it.
+using RegularizationArgument = std::optional<std::tuple<std::vector<double>, double, bool, uint64_t, uint32_t>>;
+
+Regularization check_regularization(const RegularizationArgument& given, const CellInfo& info) {
+  Regularization r{};
+  if (!given) return r;
+  const auto& [zoneout, dropout, training, seed, stream] = *given;
+  if (int(zoneout.size()) != info.states)
+    throw py::value_error("regularization: expected zoneout of " + std::to_string(info.states) + " states, got " +
+                          std::to_string(zoneout.size()));
+  const auto rate = [](double p) {
+    if (!(p >= 0 && p <= 1))
+      throw py::value_error("regularization: expected numbers from 0 to 1, got " + std::to_string(p));
+    return p;
+  };
+  std::transform(zoneout.begin(), zoneout.end(), r.zoneout, rate);
+  r.dropout = training ? rate(dropout) : 0;
+  r.training = training;
+  r.seed = seed;
+  r.stream = stream;
+  return r;
+}
+
 const uint8_t* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
   if (!flags) return nullptr;
   if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T ||
@@ -82,7 +108,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const py::object& bias_hh, const py::object& y, const States& state_out,
                             const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
                             const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save,
-                            const std::optional<std::string>& compute_dtype, const py::object& params) {
+                            const std::optional<std::string>& compute_dtype, const py::object& params,
+                            const RegularizationArgument& regularization) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
@@ -115,6 +142,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
   const auto kept_in = check_states("state", state, info, type, B, H, read_only, args.state);
   const auto kept_out = check_states("state_out", state_out, info, type, B, H, writable, args.state_out);
+  args.regularization = check_regularization(regularization, info);
   ScheduleOptions options;
   options.lengths = check_lengths(lengths, T, B);
   options.mask = check_flags("mask", mask, T, B);
@@ -131,7 +159,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     schedule.emplace(T, B, options);
     args.schedule = schedule->view();
     const int threads = num_threads();
-    const Memory memory = kernels.forward_memory(args.sizes, args.schedule, threads, save);
+    const Memory memory = kernels.forward_memory(args, threads, save);
     Buffer workspace(memory.workspace);
     states = Buffer(memory.states);
     gates = Buffer(memory.gates);
@@ -146,6 +174,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    type,
                                                    compute,
                                                    args.sizes,
+                                                   args.regularization,
                                                    std::move(*schedule),
                                                    x_checked,
                                                    w_ih,
@@ -166,6 +195,7 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
   BackwardArgs args{};
   args.sizes = saved.sizes;
+  args.regularization = saved.regularization;
   args.schedule = saved.schedule.view();
   args.x = view_sequence(saved.x);
   args.weights.weight_ih = saved.weight_ih.data();
@@ -195,7 +225,7 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   {
     py::gil_scoped_release release;
     const int threads = num_threads();
-    Buffer workspace(kernels.backward_workspace(args.sizes, args.schedule, threads));
+    Buffer workspace(kernels.backward_workspace(args, threads));
     args.workspace = workspace.data();
     kernels.backward(args, threads);
   }
@@ -234,7 +264,7 @@ void bind_sequence(py::module_& m) {
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
         "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
-        "params"_a = py::none(),
+        "params"_a = py::none(), "regularization"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(),

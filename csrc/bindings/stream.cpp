@@ -17,10 +17,19 @@ using Shape = std::vector<py::ssize_t>;
 class Stream : public Made {
  public:
   Stream(const std::string& cell, const py::list& layers, int64_t batch_size, const py::dtype& dtype,
-         const std::optional<std::string>& compute_dtype)
+         const std::optional<std::string>& compute_dtype, const std::optional<std::vector<double>>& zoneout)
       : cell_(find_cell(cell)), type_(type_of(dtype)), compute_(compute_type(type_, compute_dtype)), B_(batch_size),
         dtype_(dtype) {
     if (B_ < 1 || B_ > 1 << 24) throw py::value_error("batch_size: expected at least 1, got " + std::to_string(B_));
+    if (zoneout) {
+      if (int(zoneout->size()) != info().states)
+        throw py::value_error("zoneout: expected " + std::to_string(info().states) + " numbers, got " +
+                              std::to_string(zoneout->size()));
+      for (double p : *zoneout)
+        if (!(p >= 0 && p <= 1))
+          throw py::value_error("zoneout: expected numbers from 0 to 1, got " + std::to_string(p));
+      std::copy(zoneout->begin(), zoneout->end(), zoneout_);
+    }
     if (layers.empty()) throw py::value_error("layers: expected at least one");
     pack(layers);
     clear(0, B_);
@@ -190,10 +199,11 @@ class Stream : public Made {
     for (std::size_t l = 0; l < checked.size(); l++) {
       const Checked& c = checked[l];
       if (fresh) {
-        Layer layer{{c.I, c.H, nullptr, nullptr, nullptr, 0},
+        Layer layer{{c.I, c.H, nullptr, nullptr, nullptr, 0, {}},
                     Buffer(kernels().stream_pack_bytes(c.I, c.H)),
                     Buffer(kernels().stream_state_bytes(B_, c.H)),
                     Buffer(kernels().stream_scratch_bytes(B_, c.I, c.H))};
+        std::copy(std::begin(zoneout_), std::end(zoneout_), layer.kernel.zoneout);
         layer.kernel.pack = layer.pack.data();
         layer.kernel.states = layer.states.data();
         layer.kernel.scratch = layer.scratch.data();
@@ -276,6 +286,7 @@ class Stream : public Made {
   py::dtype dtype_;
   std::vector<Layer> layers_;
   std::size_t bytes_ = 0;
+  double zoneout_[max_states] = {};
   mutable bool in_use_ = false;
 };
 
@@ -284,9 +295,9 @@ class Stream : public Made {
 void bind_stream(py::module_& m) {
   using namespace py::literals;
   py::class_<Stream>(m, "Stream", "Stacked layers of one direction that advance a step a call.")
-      .def(
-          py::init<const std::string&, const py::list&, int64_t, const py::dtype&, const std::optional<std::string>&>(),
-          "cell"_a, "layers"_a, "batch_size"_a, "dtype"_a, "compute_dtype"_a = py::none())
+      .def(py::init<const std::string&, const py::list&, int64_t, const py::dtype&, const std::optional<std::string>&,
+                    const std::optional<std::vector<double>>&>(),
+           "cell"_a, "layers"_a, "batch_size"_a, "dtype"_a, "compute_dtype"_a = py::none(), "zoneout"_a = py::none())
       .def("step", &Stream::step, "x"_a, "out"_a = py::none(),
            "x (B, I), or (I,) when batch_size is 1, to y (B, H) or (H,).")
       .def("run", &Stream::run, "block"_a, "n steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H).")

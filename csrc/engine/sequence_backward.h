@@ -39,6 +39,9 @@ struct Backward {
   PerThread<int32_t> entries;  // (max_rows)
   PerThread<int64_t> local;  // (capacity): entries, counted from the chunk's first
   PerThread<T*> rows;  // (capacity): the rows that a product writes
+  T* factors{};  // (B, padded): the forward's dropout of h
+  PerThread<T> dropped{};  // (max_rows, padded): h as the product read it, or its gradient
+  PerThread<T> shares{};  // (2, states, padded): zoneout, and the gradient that goes past the cell
 
   Backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads)
       : cell(cell), args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
@@ -73,6 +76,11 @@ struct Backward {
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     local = memory.take_per_thread<int64_t>(threads, capacity);
     rows = memory.take_per_thread<T*>(threads, capacity);
+    if (has_dropout(args.regularization)) {
+      factors = memory.take<T>(args.sizes.B * padded);
+      dropped = memory.take_per_thread<T>(threads, larger(2, args.schedule.max_rows) * padded);
+    }
+    if (has_zoneout(args.regularization)) shares = memory.take_per_thread<T>(threads, 2 * cell.states * padded);
     return memory.used;
   }
 
@@ -122,6 +130,9 @@ struct Backward {
         copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
         copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
       }
+    if (has_dropout(args.regularization))
+      for (int64_t b = mine.begin; b < mine.end; b++)
+        dropout_factors(args.regularization, b, padded, factors + b * padded);
     const Range bias_part = part(sums() * padded, thread, threads);
     for (int64_t i = bias_part.begin; i < bias_part.end; i++) bias[i] = 0;
     pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
@@ -131,22 +142,43 @@ struct Backward {
   }
 
   // The cell's derivative at step i: dy and the state's gradient become dG and the gradient of the previous state.
-  void pointwise(const int32_t* list, int64_t count, Range mine, int64_t first) const {
+  void pointwise(int thread, const int32_t* list, int64_t count, Range mine, int64_t first) const {
     constexpr int L = lanes<T>;
     const Schedule& schedule = args.schedule;
     const Units<T> row_units{H, padded, params};
     for (int64_t n = 0; n < count; n++) {
       const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
+      const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
+      const bool zoned = has_zoneout(args.regularization);
+      if (zoned) dy = pass_cell(thread, t, b, dy, {mine.begin * L, mine.end * L});
       cell.backward(row_units,
-                    {static_cast<const T*>(args.gates) + e * cell.saved * padded, state_row(schedule.source[e]),
-                     args.dy.data ? element<T>(args.dy, t, b) : nullptr, ds_row(0, b), dg.at(0, 0, e - first),
-                     args.sizes.B * padded, dg.block(1, 0) - dg.block(0, 0), dg.block(0, 1) - dg.block(0, 0)},
+                    {static_cast<const T*>(args.gates) + e * cell.saved * padded, state_row(schedule.source[e]), dy,
+                     ds_row(0, b), dg.at(0, 0, e - first), args.sizes.B * padded, dg.block(1, 0) - dg.block(0, 0),
+                     dg.block(0, 1) - dg.block(0, 0)},
                     mine);
+      if (zoned)
+        for (int s = 0; s < cell.states; s++)
+          for (int64_t u = mine.begin * L; u < mine.end * L; u++)
+            ds_row(s, b)[u] += shares[thread][(cell.states + s) * padded + u];
       if constexpr (P::prepared)
         for (int i = 0; i < cell.slots; i++)
           for (int64_t unit = mine.begin * L; unit < mine.end * L; unit += L)
             P::store_half(dg_rows.at(i, unit, e - first), load(dg.at(i, unit, e - first)));
     }
+  }
+
+  // Takes the part of the states' gradients that zoneout leads past the cell; what the cell's backward is to add is
+  // null.
+  PYRNN_FN const T* pass_cell(int thread, int64_t t, int64_t b, const T* dy, Range units) const {
+    T *share = shares[thread], *past = share + cell.states * padded;
+    zoneout_shares(args.regularization, cell.states, t, b, units, padded, share);
+    for (int64_t u = units.begin; dy && u < smaller(units.end, H); u++) ds_row(0, b)[u] += dy[u];
+    for (int s = 0; s < cell.states; s++)
+      for (int64_t u = units.begin; u < units.end; u++) {
+        past[s * padded + u] = share[s * padded + u] * ds_row(s, b)[u];
+        ds_row(s, b)[u] -= past[s * padded + u];
+      }
+    return nullptr;
   }
 
   // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
@@ -191,14 +223,19 @@ struct Backward {
     T** out = rows[thread];
     for (int64_t i = end - 1; i >= begin; i--) {
       const int64_t count = entries_of_group(schedule, i, sequences, list);
-      pointwise(list, count, vectors, first);
+      pointwise(thread, list, count, vectors, first);
       barriers[1 + group].wait(grid.unit_groups);
       for (int64_t n = 0; n < count; n++) {
         mine[n] = list[n] - first;
-        out[n] = ds_row(0, schedule.batch[list[n]]);
+        out[n] = factors ? dropped[thread] + n * padded : ds_row(0, schedule.batch[list[n]]);
       }
       gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks,
-                            h_weights(thread), true);
+                            h_weights(thread), !factors);
+      for (int64_t n = 0; factors && n < count; n++) {
+        const int64_t b = schedule.batch[list[n]];
+        for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++)
+          ds_row(0, b)[u] += factors[b * padded + u] * out[n][u];
+      }
       if (schedule.resets) cut(list, count, vectors);
     }
   }
@@ -310,13 +347,21 @@ struct Backward {
           [&](int64_t e) { return element<T>(args.x, schedule.time[first + e], schedule.batch[first + e]); }, k, count);
     });
     pack_rows<P, T>(mine, elements, padded_blocks(), h_panels, [&](int64_t k) {
-      return row_pair<P, T>([&](int64_t e) { return state_row(schedule.source[first + e]); }, k, count);
+      return row_pair<P, T>(
+          [&](int64_t e) {
+            const T* h = state_row(schedule.source[first + e]);
+            if (!factors) return h;
+            const T* factor = factors + schedule.batch[first + e] * padded;
+            return static_cast<const T*>(multiplied(h, factor, padded, dropped[thread] + e % 2 * padded));
+          },
+          k, count);
     });
   }
 
   void work(int thread) const {
     const Schedule& schedule = args.schedule;
     prepare(thread);
+    if (factors) barriers[0].wait(threads);
     for (int64_t end = schedule.steps; end > 0;) {
       int64_t begin = end - 1;
       while (begin > 0 && schedule.offset[end] - schedule.offset[begin - 1] <= capacity) begin--;
@@ -368,10 +413,7 @@ StepCost backward_cost(const CellFunctions<T>& cell, const Sizes& sizes, const S
 }
 
 template <class T, class P>
-size_t backward_workspace(const CellFunctions<T>& cell, const Sizes& sizes, const Schedule& schedule, int threads) {
-  BackwardArgs args{};
-  args.sizes = sizes;
-  args.schedule = schedule;
+size_t backward_workspace(const CellFunctions<T>& cell, const BackwardArgs& args, int threads) {
   return Backward<T, P>(cell, args, threads).carve(nullptr);
 }
 

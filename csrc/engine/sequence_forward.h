@@ -6,6 +6,7 @@
 #include "barrier.h"
 #include "parallel.h"
 #include "plan.h"
+#include "regularize.h"
 #include "step.h"
 
 namespace pyrnn {
@@ -90,6 +91,9 @@ struct Forward {
   PerThread<int32_t> entries;        // (max_rows)
   PerThread<Factor> x_rows{},
       h_rows{};  // (max_rows or most_hoisted, I), (max_rows, H) as elements, where rows are prepared
+  T* factors{};             // (B, padded): dropout of h
+  PerThread<T> dropped{};   // (max_rows, padded): h as the product reads it
+  PerThread<T> shares{};    // (states, padded): zoneout
   PerThread<T> inputs;               // (most_hoisted, slots·padded)
 
   Forward(const CellFunctions<T>& cell, const ForwardArgs& args, int threads)
@@ -104,6 +108,11 @@ struct Forward {
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     const bool hoisted = sums_of(args.sizes, args.schedule) == Sums::hoisted;
     inputs = memory.take_per_thread<T>(threads, hoisted ? most_hoisted * cell.slots * layer.padded : 0);
+    if (has_dropout(args.regularization)) {
+      factors = memory.take<T>(args.sizes.B * layer.padded);
+      dropped = memory.take_per_thread<T>(threads, args.schedule.max_rows * layer.padded);
+    }
+    if (has_zoneout(args.regularization)) shares = memory.take_per_thread<T>(threads, cell.states * layer.padded);
     if (P::prepared) {
       const int64_t x_count = hoisted ? most_hoisted : args.schedule.max_rows;
       x_rows = memory.take_per_thread<Factor>(threads, x_count * P::length(layer.I));
@@ -132,6 +141,9 @@ struct Forward {
       for (int s = 0; s < cell.states; s++)
         copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, layer.H,
                     state_row(b) + s * layer.padded, layer.padded);
+    if (has_dropout(args.regularization))
+      for (int64_t b = mine.begin; b < smaller(mine.end, B); b++)
+        dropout_factors(args.regularization, b, layer.padded, factors + b * layer.padded);
     clear_idle<T>(args.schedule, args.y, B, layer.H, part(args.schedule.idles, thread, threads));
   }
 
@@ -159,7 +171,7 @@ struct Forward {
         const T* state = state_row(schedule.source[e]);
         const bool hoisted = sums == Sums::hoisted;
         row[n] = {hoisted ? nullptr : elements(element<T>(args.x, t, b), layer.I, x_rows[thread], n),
-                  elements(state, layer.H, h_rows[thread], n),
+                  elements(seen(thread, state, b, n), layer.H, h_rows[thread], n),
                   hoisted ? input_row(thread, e - ready.begin) : layer.bias,
                   state,
                   state_row(schedule.target[e]),
@@ -168,7 +180,24 @@ struct Forward {
       }
       if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
       step_rows<Shape>(layer, row, count, blocks, sums, i);
+      if (has_zoneout(args.regularization)) zone_out(thread, row, entry, count, blocks);
       barriers[1 + group].wait(grid.unit_groups);
+    }
+  }
+
+  // The h that the product reads.
+  PYRNN_FN const T* seen(int thread, const T* state, int64_t b, int64_t n) const {
+    if (!factors) return state;
+    return multiplied(state, factors + b * layer.padded, layer.padded, dropped[thread] + n * layer.padded);
+  }
+
+  void zone_out(int thread, const StepRow<T>* row, const int32_t* entry, int64_t count, Range blocks) const {
+    if (!blocks.size()) return;
+    const Range units{layer.blocks[blocks.begin].begin * lanes<T>, layer.blocks[blocks.end - 1].end * lanes<T>};
+    for (int64_t n = 0; n < count; n++) {
+      zoneout_shares(args.regularization, cell.states, args.schedule.time[entry[n]], args.schedule.batch[entry[n]],
+                     units, layer.padded, shares[thread]);
+      zoneout_forward(cell.states, shares[thread], row[n], units, layer.H, layer.padded);
     }
   }
 
@@ -215,12 +244,9 @@ struct Forward {
 };
 
 template <class Shape, class T, class P>
-Memory forward_memory(const CellFunctions<T>& cell, const Sizes& sizes, const Schedule& schedule, int threads,
-                      bool save) {
-  ForwardArgs args{};
-  args.sizes = sizes;
-  args.schedule = schedule;
-  const size_t padded = size_t(padded_units<T>(sizes.H)) * sizeof(T);
+Memory forward_memory(const CellFunctions<T>& cell, const ForwardArgs& args, int threads, bool save) {
+  const Schedule& schedule = args.schedule;
+  const size_t padded = size_t(padded_units<T>(args.sizes.H)) * sizeof(T);
   return {Forward<Shape, T, P>(cell, args, threads).carve(nullptr), size_t(schedule.state_rows) * cell.states * padded,
           save ? size_t(schedule.entries) * cell.saved * padded : 0};
 }

@@ -21,10 +21,12 @@ size_t stream_state_bytes(const CellFunctions<T>& cell, int64_t B, int64_t H) {
 template <class T, class P>
 struct StreamScratch {
   StepRow<T>* rows;              // (B)
+  T* shares;                     // (states, padded): zoneout
   typename P::Factor *x_rows, *h_rows;  // (B, I), (B, H) as elements, where rows are prepared
   PYRNN_FN size_t carve(void* base, int64_t B, int64_t I, int64_t H) {
     Carver memory{static_cast<char*>(base)};
     rows = memory.take<StepRow<T>>(B);
+    shares = memory.take<T>(max_states * padded_units<T>(H));
     x_rows = memory.take<typename P::Factor>(P::prepared ? B * P::length(I) : 0);
     h_rows = memory.take<typename P::Factor>(P::prepared ? B * P::length(H) : 0);
     return memory.used;
@@ -92,6 +94,12 @@ void stream_step(const CellFunctions<T>& cell, StreamLayer* stream, int64_t B, V
   Team team(alone ? 1 : choose_grid(cost, threads).threads());
   StreamStep<Shape, T, P> step{layer, rows, B, alone ? Grid{1, 1} : choose_grid(cost, team.size()), stream->parity};
   team.run([](void* context, int thread, int) { static_cast<StreamStep<Shape, T, P>*>(context)->work(thread); }, &step);
+  Regularization expected{};
+  for (int s = 0; s < cell.states; s++) expected.zoneout[s] = stream->zoneout[s];
+  if (!has_zoneout(expected)) return;
+  const Range units{0, layer.padded};
+  zoneout_shares(expected, cell.states, 0, 0, units, layer.padded, scratch.shares);
+  for (int64_t b = 0; b < B; b++) zoneout_forward(cell.states, scratch.shares, rows[b], units, layer.H, layer.padded);
 }
 
 }  // namespace PYRNN_ISA_NAMESPACE

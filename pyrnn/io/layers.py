@@ -81,6 +81,9 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     cell = config["cell"]
     options = {name: config[name] for name in ("batch_first", "dropout")}
     options["compute_dtype"] = config.get("compute_dtype")
+    options["recurrent_dropout"] = config.get("recurrent_dropout", 0.0)
+    zoneout = config.get("zoneout", 0.0)
+    options["zoneout"] = tuple(zoneout) if isinstance(zoneout, list) else zoneout
     # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
     layout = layout_from(KERNELS.spec(cell), tensors)
     checks.state_dict(layout, tensors)

@@ -12,6 +12,7 @@ import numpy as np
 
 from pyrnn.layout import Array
 from pyrnn.reference.cells import registry
+from pyrnn.reference.regularization import dropout_factors, zoneout_shares
 
 
 class Saved(NamedTuple):
@@ -23,6 +24,8 @@ class Saved(NamedTuple):
     save: Array  # (T, saved, B, H), zero where not active
     weights: tuple[Array, Array]
     params: Array  # (params, 1, H)
+    shares: Array  # (T, S, B, H), or (): how much of the old state zoneout keeps
+    factors: Array  # (B, H), or (): dropout of the h that the product reads
     active: Array  # bool (T, B, 1)
     restart: Array  # bool (T, B, 1)
     to_initial: bool
@@ -53,6 +56,7 @@ def forward(
     save: bool = False,
     compute_dtype: str | None = None,
     params: Array | None = None,
+    regularization: Any = None,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
@@ -69,14 +73,18 @@ def forward(
     a[:, x_slots] += split(product(rounded(x), weight_ih, bias_ih), H)
     started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
 
+    shares = zoneout_shares(regularization, T, B, H).astype(x.dtype)
+    factors = dropout_factors(regularization, B, H).astype(x.dtype)
     p = np.zeros((0, 1, H), x.dtype) if params is None else params[:, None]
     steps = range(T - 1, -1, -1) if reverse else range(T)
     s = np.stack(state)
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
-        a[t, h_slots] += split(product(rounded(s[0]), weight_hh, bias_hh), H)
+        a[t, h_slots] += split(product(rounded(s[0] * factors), weight_hh, bias_hh), H)
         s_new, step_save = kind.forward(a[t], s, p)
+        s_new = np.stack(s_new)
+        s_new = s_new + shares[t] * (s - s_new)
         started[t] = np.where(active[t], s, 0)
         kept[t] = np.where(active[t], step_save, 0)
         s = np.where(active[t], s_new, s)
@@ -85,8 +93,8 @@ def forward(
         out[...] = value
     if not save:
         return None
-    weights = (weight_ih, weight_hh)
-    return Saved(kind, x, started, kept, weights, p, active, restart, reset_to_initial, steps, rounded)
+    read = ((weight_ih, weight_hh), p, shares, factors)
+    return Saved(kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded)
 
 
 def backward(
@@ -114,11 +122,13 @@ def backward(
     for t in reversed(saved.steps):
         ds_new = np.where(active[t], ds, 0)
         ds_new[0] += dh[t]
+        past = saved.shares[t] * ds_new  # what zoneout leads past the cell
+        ds_new = ds_new - past
         da[t], ds_old, dp_step = kind.backward(saved.save[t], saved.state[t], saved.params, ds_new)
-        ds_old = np.stack(ds_old)
+        ds_old = np.stack(ds_old) + past
         if kind.params:
             dp += dp_step
-        ds_old[0] += rounded(join(da[t, list(kind.from_h)])) @ weight_hh
+        ds_old[0] += (rounded(join(da[t, list(kind.from_h)])) @ weight_hh) * saved.factors
         ds = np.where(active[t], ds_old, ds)
         dinitial += np.where(restart[t], ds, 0)
         ds = np.where(restart[t], 0, ds)
@@ -128,7 +138,9 @@ def backward(
     # The weight gradients need no recurrence: one product over all steps and rows.
     da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
     dweight_ih[...] = np.tensordot(rounded(da_x), rounded(saved.x), ((0, 1), (0, 1)))
-    dweight_hh[...] = np.tensordot(rounded(da_h), rounded(saved.state[:, 0]), ((0, 1), (0, 1)))
+    dweight_hh[...] = np.tensordot(
+        rounded(da_h), rounded(saved.state[:, 0] * saved.factors), ((0, 1), (0, 1))
+    )
     if dparams is not None:
         dparams[...] = dp.sum(1)
     if dbias_ih is not None:

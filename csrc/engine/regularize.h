@@ -1,0 +1,65 @@
+// SPDX-License-Identifier: Apache-2.0
+// What training does to the states beside the cell: zoneout (Krueger et al. 2017) and dropout of the h that the product
+// reads, one mask for all steps of a sequence (Gal & Ghahramani 2016). The masks are made where they are needed, from
+// (unit, t, b, stream), so the backward has the forward's.
+#pragma once
+
+#include "../kernels.h"
+#include "cell_rows.h"
+#include "random.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// Numbers of the streams: a layer's direction has the even one for zoneout and the odd one for dropout.
+PYRNN_FN uint32_t zoneout_stream(const Regularization& r) { return 2 * r.stream; }
+PYRNN_FN uint32_t dropout_stream(const Regularization& r) { return 2 * r.stream + 1; }
+
+PYRNN_FN bool has_zoneout(const Regularization& r) {
+  for (double rate : r.zoneout)
+    if (rate > 0) return true;
+  return false;
+}
+PYRNN_FN bool has_dropout(const Regularization& r) { return r.dropout > 0; }
+
+// share (states, padded): how much of the old state the units keep at this step; 0 or 1 in training.
+template <class T>
+void zoneout_shares(const Regularization& r, int states, int64_t t, int64_t b, Range units, int64_t padded, T* share) {
+  if (!r.training) {
+    for (int s = 0; s < states; s++)
+      for (int64_t u = units.begin; u < units.end; u++) share[s * padded + u] = T(r.zoneout[s]);
+    return;
+  }
+  for (int64_t first = units.begin; first < units.end; first += random_units) {
+    const RandomWords words = random_words(r.seed, uint32_t(first), uint32_t(t), uint32_t(b), zoneout_stream(r));
+    const int64_t count = smaller(random_units, units.end - first);
+    for (int s = 0; s < states; s++) choose<T>(words.word[s], r.zoneout[s], 1, 0, count, share + s * padded + first);
+  }
+}
+
+// new = cell's + share·(old - cell's).
+template <class T>
+void zoneout_forward(int states, const T* share, const StepRow<T>& row, Range units, int64_t H, int64_t padded) {
+  for (int s = 0; s < states; s++)
+    for (int64_t u = s * padded + units.begin; u < s * padded + units.end; u++)
+      row.state_new[u] += share[u] * (row.state[u] - row.state_new[u]);
+  for (int64_t u = units.begin; u < smaller(units.end, H); u++) row.y[u] = row.state_new[u];
+}
+
+// factor (padded): 0, or what makes up for the zeros.
+template <class T>
+void dropout_factors(const Regularization& r, int64_t b, int64_t padded, T* factor) {
+  const T kept = r.dropout < 1 ? T(1 / (1 - r.dropout)) : T(0);
+  for (int64_t first = 0; first < padded; first += random_units)
+    choose<T>(random_words(r.seed, uint32_t(first), 0, uint32_t(b), dropout_stream(r)).word[0], r.dropout, 0, kept,
+              smaller(random_units, padded - first), factor + first);
+}
+
+template <class T>
+PYRNN_FN T* multiplied(const T* row, const T* factor, int64_t padded, T* out) {
+  for (int64_t u = 0; u < padded; u++) out[u] = row[u] * factor[u];
+  return out;
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn
