@@ -6,6 +6,7 @@
 #include "cells/registry.h"
 #include "engine/sequence_backward.h"
 #include "engine/sequence_forward.h"
+#include "engine/staged_backward.h"
 #include "engine/stream.h"
 
 #if !defined(PYRNN_ISA_NAME)
@@ -57,8 +58,8 @@ CellInfo cell_info(const char* name) {
       Cell::slots <= max_slots && Cell::states <= max_states && Cell::saved <= max_saved && Cell::params <= max_params,
       "the kernels' tables are that large");
   return {name,         Cell::slots,           Cell::states,       Cell::saved,
-          Cell::params, FromX<Cell>::count,    FromH<Cell>::count, Cell::from_x,
-          Cell::from_h, name_of_params<Cell>()};
+          Cell::params, FromX<Cell>::count,    FromH<Cell>::count, late_slots<Cell>,
+          Cell::from_x, Cell::from_h,          name_of_params<Cell>()};
 }
 
 template <class Cell, class T>
@@ -84,29 +85,48 @@ void point_backward(int64_t H, const void* params, const void* save, const void*
                          {0, padded / lanes<T>});
 }
 
-// The engine's functions, bound to a cell.
+// The engine's functions, bound to a cell. A layer is staged where its cell or its normalisation asks for that.
+template <class Cell>
+bool is_staged(const Weights& weights) {
+  return late_slots<Cell> || weights.norm_ih;
+}
+
 template <class Cell, class T, class P>
 CellKernels cell_kernels() {
   using S = ShapeOf<Cell>;
   using B = typename P::Backward;
+  constexpr bool fused = !late_slots<Cell>;
   CellKernels k{};
   k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
-    return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
+    if constexpr (fused)
+      if (!is_staged<Cell>(args.weights))
+        return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
+    return staged_forward_memory<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads, save);
   };
-  k.forward = [](const ForwardArgs& args, int threads) { forward<S, T, P>(cell_functions<Cell, T>, args, threads); };
+  k.forward = [](const ForwardArgs& args, int threads) {
+    if constexpr (fused)
+      if (!is_staged<Cell>(args.weights)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
+    staged_forward<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);
+  };
   k.backward_workspace = [](const BackwardArgs& args, int threads) {
-    return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
+    if (!is_staged<Cell>(args.weights)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
+    return staged_backward_workspace<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);
   };
-  k.backward = [](const BackwardArgs& args, int threads) { backward<T, B>(cell_functions<Cell, T>, args, threads); };
-  k.stream_pack_bytes = [](int64_t I, int64_t H) { return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H); };
-  k.stream_state_bytes = [](int64_t B, int64_t H) { return stream_state_bytes<T>(cell_functions<Cell, T>, B, H); };
-  k.stream_scratch_bytes = stream_scratch_bytes<T, P>;
-  k.stream_pack = [](const Sizes& sizes, const Weights& weights, void* pack) {
-    stream_pack<T, P>(cell_functions<Cell, T>, sizes, weights, pack);
+  k.backward = [](const BackwardArgs& args, int threads) {
+    if (!is_staged<Cell>(args.weights)) return backward<T, B>(cell_functions<Cell, T>, args, threads);
+    staged_backward<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);
   };
-  k.stream_step = [](StreamLayer* layer, int64_t B, View x, View y, int threads) {
-    stream_step<S, T, P>(cell_functions<Cell, T>, layer, B, x, y, threads);
-  };
+  if constexpr (fused) {
+    k.stream_pack_bytes = [](int64_t I, int64_t H) { return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H); };
+    k.stream_state_bytes = [](int64_t B, int64_t H) { return stream_state_bytes<T>(cell_functions<Cell, T>, B, H); };
+    k.stream_scratch_bytes = stream_scratch_bytes<T, P>;
+    k.stream_pack = [](const Sizes& sizes, const Weights& weights, void* pack) {
+      stream_pack<T, P>(cell_functions<Cell, T>, sizes, weights, pack);
+    };
+    k.stream_step = [](StreamLayer* layer, int64_t B, View x, View y, int threads) {
+      stream_step<S, T, P>(cell_functions<Cell, T>, layer, B, x, y, threads);
+    };
+  }
   k.padded = padded_units<T>;
   k.point = point<Cell, T>;
   k.point_backward = point_backward<Cell, T>;
@@ -124,6 +144,7 @@ const Kernels& kernels() {
   t.cell[t.cell_count][bfloat16] = cell_kernels<__VA_ARGS__, float, BFloat16>();      \
   t.cell_count++;
     PYRNN_CELLS(PYRNN_ENTRY)
+    PYRNN_STAGED_CELLS(PYRNN_ENTRY)
 #undef PYRNN_ENTRY
     fill_attention(t);
     t.activation[float32] = activation<float>;

@@ -48,12 +48,14 @@ constexpr int max_cells = 64, max_slots = 8, max_states = 4, max_saved = 8, max_
 // Bytes that the caller provides for a call, 64-byte aligned.
 struct Memory {
   size_t workspace, states, gates;
+  int64_t gate_rows;  // rows of padded units that are kept for an entry; the cell's saved ones come first
 };
 
 // Of one layer in one direction. Biases may be null; per-unit parameters are null where the cell has none.
 struct Weights {
   const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // (from_x·H, I), (from_h·H, H), (from_x·H), (from_h·H)
   const void* params;                                     // (params, H)
+  const void *norm_ih, *norm_hh;  // gains of layer normalisation, (from_x·H), (from_h·H); null without
 };
 
 // What training does to the states beside the cell; all zero: nothing. The masks follow from seed and stream.
@@ -87,7 +89,7 @@ struct BackwardArgs {
   View dx;                     // data null: not wanted
   int32_t dx_accumulate;
   View dstate_out[max_states];
-  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams;  // biases may be null
+  void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams, *dnorm_ih, *dnorm_hh;  // biases may be null
   void* workspace;
 };
 
@@ -102,6 +104,7 @@ struct StreamLayer {
 struct CellInfo {
   const char* name;
   int slots, states, saved, params, from_x_count, from_h_count;
+  int late;  // the last so many of from_h do not read h, but what the cell makes of the other slots and h
   const int *from_x, *from_h;
   const char* param_name;  // what the array of per-unit parameters is called; empty without any
 };

@@ -66,6 +66,8 @@ def forward(
     compute_dtype: str | None = None,
     params: Array | None = None,
     regularization: Regularization | None = None,
+    norm_ih: Array | None = None,
+    norm_hh: Array | None = None,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,
@@ -79,6 +81,8 @@ def backward(
     dbias_ih: Array | None,
     dbias_hh: Array | None,
     dparams: Array | None = None,
+    dnorm_ih: Array | None = None,
+    dnorm_hh: Array | None = None,
 ) -> None: ...
 def cell_jvp(
     cell: str,

@@ -24,6 +24,7 @@ class Spec(NamedTuple):
     from_h: int
     params: int = 0  # per-unit parameters, an array (params, H)
     param_name: str = ""
+    late: int = 0  # the last so many of from_h do not read h itself
 
 
 class Named(Protocol):
@@ -69,6 +70,8 @@ class Layout:
     bias : bool
     suffixes : bool
         False leaves `_l0` away: the names of a single cell.
+    layer_norm : bool
+        Whether the products are normalised, with gains `weight_ln_ih` and `weight_ln_hh`.
     """
 
     def __init__(
@@ -80,8 +83,9 @@ class Layout:
         directions: int = 1,
         bias: bool = True,
         suffixes: bool = True,
+        layer_norm: bool = False,
     ) -> None:
-        self.spec, self.bias, self.suffixes = spec, bias, suffixes
+        self.spec, self.bias, self.suffixes, self.layer_norm = spec, bias, suffixes, layer_norm
         self.input_size, self.hidden_size = input_size, hidden_size
         #: input size, hidden size, and the size of the output's last axis
         self.sizes = (input_size, hidden_size, hidden_size * directions)
@@ -97,7 +101,13 @@ class Layout:
                     tuple((kind + suffix, shape) for kind, shape in zip(KINDS, shapes, strict=True))
                 )
                 named = f"weight_{spec.param_name}{suffix}"
-                extras.append({"params": (named, (spec.params, hidden_size))} if spec.params else {})
+                more: dict[str, tuple[str, tuple[int, ...]]] = {}
+                if spec.params:
+                    more["params"] = (named, (spec.params, hidden_size))
+                if layer_norm:
+                    more["norm_ih"] = ("weight_ln_ih" + suffix, (rows_x,))
+                    more["norm_hh"] = ("weight_ln_hh" + suffix, (rows_h,))
+                extras.append(more)
         #: ((name, shape), …) of every layer and direction, in the engine's order
         self.passes = passes if bias else [names[:2] for names in passes]
         #: {argument: (name, shape)} of every layer and direction, for what only some cells have
@@ -116,7 +126,7 @@ class Layout:
             return f"({self.spec.params}, H)"
         slots = self.spec.from_h if "_hh" in name else self.spec.from_x
         rows = f"{slots}*H" if slots > 1 else "H"
-        if name.startswith("bias"):
+        if name.startswith(("bias", "weight_ln")):
             return f"({rows},)"
         if name.startswith("weight_hh"):
             return f"({rows}, H)"
@@ -145,7 +155,8 @@ def structure(names: tuple[Any, ...]) -> tuple[int, int, bool]:
 @lru_cache(maxsize=256)
 def layout_of(spec: Spec, names: tuple[Any, ...], input_size: int, hidden_size: int) -> Layout:
     """The layout that parameters of these names should have."""
-    return Layout(spec, input_size, hidden_size, *structure(names))
+    norm = any(str(name).startswith("weight_ln") for name in names)
+    return Layout(spec, input_size, hidden_size, *structure(names), layer_norm=norm)
 
 
 def layout_from(spec: Spec, params: Any) -> Layout:

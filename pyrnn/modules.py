@@ -52,7 +52,7 @@ class GRU(Recurrent):
     """Gated recurrent unit (Cho et al. 2014); arguments as `Recurrent`, and `reset_after`.
 
     The state is h. Gate order r z n. `reset_after=True` applies the reset gate after the product, as
-    `torch.nn.GRU`, to which it is equivalent; False (the original) is not implemented yet.
+    `torch.nn.GRU`, to which it is equivalent; False applies it before, as the original.
     """
 
     def __init__(
@@ -64,8 +64,10 @@ class GRU(Recurrent):
         reset_after: bool = True,
         **options: Unpack[Options],
     ) -> None:
-        checks.supported(reset_after=(reset_after, True))
-        super().__init__("gru", input_size, hidden_size, num_layers, **options)
+        after = checks.flag("reset_after", reset_after)
+        super().__init__(
+            "gru" if after else "gru_reset_before", input_size, hidden_size, num_layers, **options
+        )
 
 
 class RNN(Recurrent):

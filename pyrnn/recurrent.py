@@ -42,8 +42,11 @@ class Recurrent:
     recurrent_dropout : float
         Probability of zeroing a unit of the h that the recurrent product reads, in training, with one mask
         for all steps of a sequence (Gal & Ghahramani 2016).
-    proj_size, layer_norm
-        Not implemented yet; only the defaults are accepted.
+    layer_norm : bool
+        The products of x and of h are normalised over all their slots, each with a gain of its own (Ba et al.
+        2016): `weight_ln_ih_l0`, `weight_ln_hh_l0`.
+    proj_size
+        Not implemented yet; only the default is accepted.
     compute_dtype : {None, "bfloat16"}, on a CUDA device {None, "tf32"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
         the weights; sums, states, outputs and gradients stay float32. "tf32": products of float32 in TF32.
@@ -112,9 +115,13 @@ class Recurrent:
         if device != "cpu":
             self._backend = cuda_backend(device, compute_dtype)
             compute_dtype = None
-        checks.supported(proj_size=(proj_size, 0), layer_norm=(layer_norm, False))
+        checks.supported(proj_size=(proj_size, 0))
         if device != "cpu":
-            checks.supported(zoneout=(zoneout, 0.0), recurrent_dropout=(recurrent_dropout, 0.0))
+            checks.supported(
+                layer_norm=(layer_norm, False),
+                zoneout=(zoneout, 0.0),
+                recurrent_dropout=(recurrent_dropout, 0.0),
+            )
         self._layout = Layout(
             self._backend.spec(cell),
             checks.size("input_size", input_size),
@@ -122,6 +129,7 @@ class Recurrent:
             checks.size("num_layers", num_layers),
             1 + checks.flag("bidirectional", bidirectional),
             checks.flag("bias", bias),
+            layer_norm=checks.flag("layer_norm", layer_norm),
         )
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
@@ -165,6 +173,11 @@ class Recurrent:
     def bidirectional(self) -> bool:
         """Whether there is a reverse direction."""
         return self._layout.directions == 2
+
+    @property
+    def layer_norm(self) -> bool:
+        """Whether the products are normalised."""
+        return self._layout.layer_norm
 
     @property
     def bias(self) -> bool:
@@ -365,6 +378,7 @@ class Recurrent:
             ("dropout", 0.0),
             ("zoneout", 0.0),
             ("recurrent_dropout", 0.0),
+            ("layer_norm", False),
             ("bidirectional", False),
         ):
             if getattr(self, option) != default:
@@ -379,9 +393,12 @@ class Recurrent:
 
 
 def initial_params(layout: Layout, rng: np.random.Generator) -> dict[str, Array]:
-    """Uniform in ±1/√H, PyTorch's convention, in float64."""
+    """Uniform in ±1/√H, PyTorch's convention, and ones for the gains of normalisation; in float64."""
     bound = layout.hidden_size**-0.5
-    return {name: rng.uniform(-bound, bound, shape) for name, shape in layout.shapes.items()}
+    return {
+        name: np.ones(shape) if name.startswith("weight_ln") else rng.uniform(-bound, bound, shape)
+        for name, shape in layout.shapes.items()
+    }
 
 
 def cuda_backend(device: Any, compute_dtype: Any) -> Backend:

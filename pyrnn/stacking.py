@@ -51,6 +51,7 @@ class Backend:
                 len(cell["from_h"]),
                 cell["params"],
                 cell["param_name"],
+                cell["late"],
             )
             for name, cell in cells.items()
         }
@@ -168,7 +169,7 @@ def forward(
     """
     arrays = backend.arrays_of("x", x)
     weights = arrays.weights(layout, params, dtype)
-    extras = arrays.extras(layout, params, dtype) if layout.spec.params else layout.extras
+    extras = arrays.extras(layout, params, dtype) if any(layout.extras) else layout.extras
     inputs, H, N = layout.sizes
     x = arrays.plain("x", x, dtype)
     unbatched = x.ndim == 2

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from pyrnn import _core, checks
 from pyrnn.layout import Array
 from pyrnn.stacking import State, read_state
+from pyrnn.staged import StagedStream
 
 if TYPE_CHECKING:
     from pyrnn.recurrent import Recurrent
@@ -53,9 +54,18 @@ class Stream:
             raise ValueError("stream: expected a layer in one direction, got a bidirectional one")
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
-        self._core = _core.Stream(
-            layer.cell, self._weights(), self.batch_size, layer.dtype, layer.compute_dtype, layer._zoneout()
-        )
+        self._core: Any
+        if layer._layout.spec.late or layer.layer_norm:
+            self._core = StagedStream(layer, self.batch_size)
+        else:
+            self._core = _core.Stream(
+                layer.cell,
+                self._weights(),
+                self.batch_size,
+                layer.dtype,
+                layer.compute_dtype,
+                layer._zoneout(),
+            )
         self.step = self._core.step
 
     def _weights(self) -> list[tuple[Array | None, ...]]:
@@ -80,7 +90,8 @@ class Stream:
         y : array (n, B, H), or (n, H)
         """
         dtype = self._layer.dtype
-        return self._core.run(checks.kernel_ready(checks.plain_array("block", block, dtype), dtype))
+        ready = checks.kernel_ready(checks.plain_array("block", block, dtype), dtype)
+        return cast(Array, self._core.run(ready))
 
     @property
     def state(self) -> State:

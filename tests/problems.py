@@ -50,13 +50,20 @@ class Problem:
     bias: bool = True
     kind: str = "plain"
     seed: int = 0
+    layer_norm: bool = False
     dtype: Any = np.float64
     inputs: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
         rng = np.random.Generator(np.random.Philox(self.seed))
         layout = Layout(
-            REFERENCE.spec(self.cell), self.I, self.H, self.num_layers, self.directions, self.bias
+            REFERENCE.spec(self.cell),
+            self.I,
+            self.H,
+            self.num_layers,
+            self.directions,
+            self.bias,
+            layer_norm=self.layer_norm,
         )
         # Sums of variance one half: neither saturation nor decay hides errors.
         fan_in = {n: s[1] if len(s) == 2 else 4 for n, s in layout.shapes.items()}

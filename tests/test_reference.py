@@ -45,7 +45,7 @@ def test_gradcheck_sees_a_wrong_derivative(cell, monkeypatch):
         @classmethod
         def backward(cls, save, s, p, ds):
             da, ds_old, dp = right.backward(save, s, p, ds)
-            return (da[0] * (1 + 1e-9), *da[1:]), ds_old, dp
+            return tuple(d * (1 + 1e-9) for d in da), ds_old, dp
 
     monkeypatch.setitem(registry, cell, Wrong)
     with pytest.raises(ArithmeticError, match=rf"{cell}: gradient of .*: expected .* by complex step, got"):

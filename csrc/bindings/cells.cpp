@@ -25,6 +25,7 @@ py::dict cells() {
     cell["states"] = c.states;
     cell["saved"] = c.saved;
     cell["params"] = c.params;
+    cell["late"] = c.late;
     cell["from_x"] = py::tuple(py::cast(std::vector<int>(c.from_x, c.from_x + c.from_x_count)));
     cell["from_h"] = py::tuple(py::cast(std::vector<int>(c.from_h, c.from_h + c.from_h_count)));
     cell["param_name"] = c.param_name;
@@ -47,6 +48,7 @@ void with_cell(const std::string& name, const Work& work) {
 #define PYRNN_ENTRY(label, ...) \
   if (i++ == wanted) work(__VA_ARGS__{});
   PYRNN_CELLS(PYRNN_ENTRY)
+  PYRNN_STAGED_CELLS(PYRNN_ENTRY)
 #undef PYRNN_ENTRY
 }
 

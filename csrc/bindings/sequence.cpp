@@ -24,7 +24,8 @@ struct Saved : Made {
   Sizes sizes;
   Regularization regularization;
   ScheduleStorage schedule;
-  py::array x, weight_ih, weight_hh, params;
+  py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh;
+  int64_t gate_rows;  // kept for an entry
   Buffer states, gates;
 };
 
@@ -109,7 +110,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
                             const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save,
                             const std::optional<std::string>& compute_dtype, const py::object& params,
-                            const RegularizationArgument& regularization) {
+                            const RegularizationArgument& regularization, const py::object& norm_ih,
+                            const py::object& norm_hh) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
@@ -134,6 +136,15 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   args.weights.bias_hh = bias("bias_hh", bias_hh, gates_h);
   const py::array p = check_params("params", params, info, type, H, read_only);
   args.weights.params = p.size() ? p.data() : nullptr;
+  if (norm_ih.is_none() != norm_hh.is_none()) throw py::value_error("norm_ih, norm_hh: expected both or none");
+  const auto gain = [&](const char* name, const py::object& object, const Dimension& size) {
+    return object.is_none() ? py::array() : check_array(name, object, type, {size}, read_only, true);
+  };
+  const py::array gain_ih = gain("norm_ih", norm_ih, gates_x), gain_hh = gain("norm_hh", norm_hh, gates_h);
+  if (!norm_ih.is_none()) {
+    args.weights.norm_ih = gain_ih.data();
+    args.weights.norm_hh = gain_hh.data();
+  }
   const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, {"H", H}}, writable, false);
   args.x = view_sequence(x_checked);
   args.y = view_sequence(y_checked);
@@ -154,6 +165,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const CellKernels& kernels = chosen_kernels().cell[cell][compute];
   std::optional<ScheduleStorage> schedule;
   Buffer states, gates;
+  int64_t gate_rows = 0;
   {
     py::gil_scoped_release release;
     schedule.emplace(T, B, options);
@@ -163,6 +175,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     Buffer workspace(memory.workspace);
     states = Buffer(memory.states);
     gates = Buffer(memory.gates);
+    gate_rows = memory.gate_rows;
     args.workspace = workspace.data();
     args.states = states.data();
     args.gates = gates.data();
@@ -180,6 +193,9 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    w_ih,
                                                    w_hh,
                                                    p,
+                                                   gain_ih,
+                                                   gain_hh,
+                                                   gate_rows,
                                                    std::move(states),
                                                    std::move(gates)}));
 }
@@ -187,7 +203,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
                        bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
                        const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh,
-                       const py::object& dparams) {
+                       const py::object& dparams, const py::object& dnorm_ih, const py::object& dnorm_hh) {
   saved.check_made("saved");
   const CellInfo& info = cell_info(saved.cell);
   const auto [T, B, I, H] = saved.sizes;
@@ -201,6 +217,10 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   args.weights.weight_ih = saved.weight_ih.data();
   args.weights.weight_hh = saved.weight_hh.data();
   args.weights.params = saved.params.size() ? saved.params.data() : nullptr;
+  if (saved.norm_ih.size()) {
+    args.weights.norm_ih = saved.norm_ih.data();
+    args.weights.norm_hh = saved.norm_hh.data();
+  }
   args.states = saved.states.data();
   args.gates = saved.gates.data();
   if (!dy.is_none())
@@ -216,6 +236,13 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   };
   args.dweight_ih = output("dweight_ih", dweight_ih, {gates_x, {"I", I}});
   args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, {"H", H}});
+  for (const auto& [name, object] : {std::pair{"dnorm_ih", &dnorm_ih}, {"dnorm_hh", &dnorm_hh}})
+    if (object->is_none() != !saved.norm_ih.size())
+      throw py::value_error(std::string(name) + ": expected " + (saved.norm_ih.size() ? "an array" : "None"));
+  if (saved.norm_ih.size()) {
+    args.dnorm_ih = output("dnorm_ih", dnorm_ih, {gates_x});
+    args.dnorm_hh = output("dnorm_hh", dnorm_hh, {gates_h});
+  }
   const py::array dp = check_params("dparams", dparams, info, type, H, writable);
   if (dp.size()) args.dparams = writable_data(dp);
   if (!dbias_ih.is_none()) args.dbias_ih = output("dbias_ih", dbias_ih, {gates_x});
@@ -244,7 +271,7 @@ py::array copy_gates(const Saved& saved) {
   const T* from = static_cast<const T*>(saved.gates.data());
   for (int64_t e = 0; e < schedule.entries; e++)
     for (int s = 0; s < info.saved; s++)
-      std::copy_n(from + (e * info.saved + s) * padded, H,
+      std::copy_n(from + (e * saved.gate_rows + s) * padded, H,
                   to + ((schedule.time[e] * B + schedule.batch[e]) * info.saved + s) * H);
   return out;
 }
@@ -265,9 +292,11 @@ void bind_sequence(py::module_& m) {
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
         "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(),
+        "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(),
+        "dnorm_ih"_a = py::none(), "dnorm_hh"_a = py::none(),
         "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");

@@ -30,6 +30,7 @@ class Stream : public Made {
           throw py::value_error("zoneout: expected numbers from 0 to 1, got " + std::to_string(p));
       std::copy(zoneout->begin(), zoneout->end(), zoneout_);
     }
+    if (info().late) throw py::value_error("cell: expected one of a single product of h, got " + cell);
     if (layers.empty()) throw py::value_error("layers: expected at least one");
     pack(layers);
     clear(0, B_);
@@ -211,9 +212,13 @@ class Stream : public Made {
       }
       bytes_ += kernels().stream_pack_bytes(c.I, c.H);
       const auto data = [](const py::array& a) { return a.size() ? a.data() : nullptr; };
-      kernels().stream_pack({1, B_, c.I, c.H},
-                            {c.weight_ih.data(), c.weight_hh.data(), data(c.bias_ih), data(c.bias_hh), data(c.params)},
-                            layers_[l].kernel.pack);
+      Weights given{};
+      given.weight_ih = c.weight_ih.data();
+      given.weight_hh = c.weight_hh.data();
+      given.bias_ih = data(c.bias_ih);
+      given.bias_hh = data(c.bias_hh);
+      given.params = data(c.params);
+      kernels().stream_pack({1, B_, c.I, c.H}, given, layers_[l].kernel.pack);
     }
   }
 

@@ -11,6 +11,11 @@
 //   backward(save, s, p, ds[states], da[slots], dp[params])
 //       ds: on entry the gradient of s_new; on return the gradient of s, without what flows through the products
 //
+// A cell whose last `late` slots of from_h do not read h (GRU with the reset gate before the product) has also
+//
+//   read(a, s), read_saved(save, s)               what they read, from the other slots or from what is saved
+//   read_backward(save, s, dread, ds, da)         adds to the gradients of the state and of the slots
+//
 // A cell never sees a matrix, a stride, a type of number or a thread: V is a float, a double, a vector, a dual number.
 #pragma once
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "gru.h"
+#include "gru_reset_before.h"
 #include "janet.h"
 #include "lstm.h"
 #include "lstm_coupled.h"
@@ -12,6 +13,7 @@
 #include "lstm_no_output_activation.h"
 #include "lstm_no_output_gate.h"
 #include "lstm_peephole.h"
+#include "mgu.h"
 #include "rnn.h"
 
 // clang-format off
@@ -28,4 +30,10 @@
   CELL("lstm_no_input_activation",  LstmNoInputActivation)        \
   CELL("lstm_no_output_activation", LstmNoOutputActivation)       \
   CELL("janet",                     Janet)
+
+// Those that read what they make of their first slots. They come last: what knows nothing of them, such as the CUDA
+// library, walks the list above.
+#define PYRNN_STAGED_CELLS(CELL)                                  \
+  CELL("gru_reset_before",          GruResetBefore)               \
+  CELL("mgu",                       Mgu)
 // clang-format on

@@ -46,6 +46,20 @@ void zoneout_forward(int states, const T* share, const StepRow<T>& row, Range un
   for (int64_t u = units.begin; u < smaller(units.end, H); u++) row.y[u] = row.state_new[u];
 }
 
+// Takes from ds (states, ds_state apart) what zoneout leads past the cell, to `past`; what the cell's backward has to
+// add to ds is null then.
+template <class T>
+PYRNN_FN const T* zoneout_backward(int states, const T* share, const T* dy, T* ds, int64_t ds_state, Range units,
+                                   int64_t H, int64_t padded, T* past) {
+  for (int64_t u = units.begin; dy && u < smaller(units.end, H); u++) ds[u] += dy[u];
+  for (int s = 0; s < states; s++)
+    for (int64_t u = units.begin; u < units.end; u++) {
+      past[s * padded + u] = share[s * padded + u] * ds[s * ds_state + u];
+      ds[s * ds_state + u] -= past[s * padded + u];
+    }
+  return nullptr;
+}
+
 // factor (padded): 0, or what makes up for the zeros.
 template <class T>
 void dropout_factors(const Regularization& r, int64_t b, int64_t padded, T* factor) {

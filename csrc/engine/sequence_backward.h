@@ -150,7 +150,12 @@ struct Backward {
       const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
       const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
       const bool zoned = has_zoneout(args.regularization);
-      if (zoned) dy = pass_cell(thread, t, b, dy, {mine.begin * L, mine.end * L});
+      T *share = zoned ? shares[thread] : nullptr, *past = share + cell.states * padded;
+      if (zoned) {
+        const Range zone{mine.begin * L, mine.end * L};
+        zoneout_shares(args.regularization, cell.states, t, b, zone, padded, share);
+        dy = zoneout_backward(cell.states, share, dy, ds_row(0, b), args.sizes.B * padded, zone, H, padded, past);
+      }
       cell.backward(row_units,
                     {static_cast<const T*>(args.gates) + e * cell.saved * padded, state_row(schedule.source[e]), dy,
                      ds_row(0, b), dg.at(0, 0, e - first), args.sizes.B * padded, dg.block(1, 0) - dg.block(0, 0),
@@ -158,27 +163,12 @@ struct Backward {
                     mine);
       if (zoned)
         for (int s = 0; s < cell.states; s++)
-          for (int64_t u = mine.begin * L; u < mine.end * L; u++)
-            ds_row(s, b)[u] += shares[thread][(cell.states + s) * padded + u];
+          for (int64_t u = mine.begin * L; u < mine.end * L; u++) ds_row(s, b)[u] += past[s * padded + u];
       if constexpr (P::prepared)
         for (int i = 0; i < cell.slots; i++)
           for (int64_t unit = mine.begin * L; unit < mine.end * L; unit += L)
             P::store_half(dg_rows.at(i, unit, e - first), load(dg.at(i, unit, e - first)));
     }
-  }
-
-  // Takes the part of the states' gradients that zoneout leads past the cell; what the cell's backward is to add is
-  // null.
-  PYRNN_FN const T* pass_cell(int thread, int64_t t, int64_t b, const T* dy, Range units) const {
-    T *share = shares[thread], *past = share + cell.states * padded;
-    zoneout_shares(args.regularization, cell.states, t, b, units, padded, share);
-    for (int64_t u = units.begin; dy && u < smaller(units.end, H); u++) ds_row(0, b)[u] += dy[u];
-    for (int s = 0; s < cell.states; s++)
-      for (int64_t u = units.begin; u < units.end; u++) {
-        past[s * padded + u] = share[s * padded + u] * ds_row(s, b)[u];
-        ds_row(s, b)[u] -= past[s * padded + u];
-      }
-    return nullptr;
   }
 
   // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.

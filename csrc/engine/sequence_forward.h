@@ -248,7 +248,7 @@ Memory forward_memory(const CellFunctions<T>& cell, const ForwardArgs& args, int
   const Schedule& schedule = args.schedule;
   const size_t padded = size_t(padded_units<T>(args.sizes.H)) * sizeof(T);
   return {Forward<Shape, T, P>(cell, args, threads).carve(nullptr), size_t(schedule.state_rows) * cell.states * padded,
-          save ? size_t(schedule.entries) * cell.saved * padded : 0};
+          save ? size_t(schedule.entries) * cell.saved * padded : 0, cell.saved};
 }
 
 template <class Shape, class T, class P>

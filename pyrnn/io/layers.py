@@ -87,12 +87,14 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
     layout = layout_from(KERNELS.spec(cell), tensors)
     checks.state_dict(layout, tensors)
-    options |= {"bias": layout.bias, "bidirectional": layout.directions == 2}
+    options |= {"bias": layout.bias, "layer_norm": layout.layer_norm, "bidirectional": layout.directions == 2}
     options["dtype"] = tensors["weight_ih_l0"].dtype
     sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
     layer: Any
     if (name, cell) in (("LSTM", "lstm"), ("GRU", "gru")):
         layer = getattr(pyrnn, name)(*sizes, **options)
+    elif (name, cell) == ("GRU", "gru_reset_before"):
+        layer = pyrnn.GRU(*sizes, reset_after=False, **options)
     elif name == "RNN" and cell.startswith("rnn_"):
         layer = pyrnn.RNN(*sizes, nonlinearity=cell.removeprefix("rnn_"), **options)
     else:

@@ -27,6 +27,7 @@ def gradcheck(
     num_layers: int = 1,
     bidirectional: bool = False,
     bias: bool = True,
+    layer_norm: bool = False,
     initial_state: bool = True,
     dropout: float = 0.0,
     seed: int = 0,
@@ -46,7 +47,7 @@ def gradcheck(
         A registered name.
     time, batch, input_size, hidden_size, num_layers : int
         Sizes of the problem.
-    bidirectional, bias, initial_state : bool
+    bidirectional, bias, layer_norm, initial_state : bool
         Options of the problem; without `initial_state` it starts from zeros.
     dropout : float
         Between layers.
@@ -77,7 +78,7 @@ def gradcheck(
     True
     """
     spec, directions = REFERENCE.spec(cell), 1 + bidirectional
-    layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias)
+    layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias, layer_norm=layer_norm)
     rng = np.random.Generator(np.random.Philox(seed))
     rows, features = num_layers * directions, hidden_size * directions
     inputs = {"x": rng.normal(size=(time, batch, input_size))}

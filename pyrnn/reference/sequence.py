@@ -12,6 +12,7 @@ import numpy as np
 
 from pyrnn.layout import Array
 from pyrnn.reference.cells import registry
+from pyrnn.reference.products import Product
 from pyrnn.reference.regularization import dropout_factors, zoneout_shares
 
 
@@ -22,7 +23,8 @@ class Saved(NamedTuple):
     x: Array  # (T, B, I), zero where not active
     state: Array  # (T, S, B, H): the states each step started from, zero where not active
     save: Array  # (T, saved, B, H), zero where not active
-    weights: tuple[Array, Array]
+    products: tuple[Product, Product, Product]  # of x, of h, and of what the late slots read
+    kept: tuple[Any, Any, Any]  # by them; of h's and the late ones' for every step
     params: Array  # (params, 1, H)
     shares: Array  # (T, S, B, H), or (): how much of the old state zoneout keeps
     factors: Array  # (B, H), or (): dropout of the h that the product reads
@@ -57,6 +59,8 @@ def forward(
     compute_dtype: str | None = None,
     params: Array | None = None,
     regularization: Any = None,
+    norm_ih: Array | None = None,
+    norm_hh: Array | None = None,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
@@ -64,13 +68,20 @@ def forward(
     """
     kind = registry[cell]
     rounded = bfloat16 if compute_dtype else np.asarray
-    weight_ih, weight_hh = rounded(weight_ih), rounded(weight_hh)
-    (T, B, _), H, x_slots, h_slots = x.shape, weight_hh.shape[1], list(kind.from_x), list(kind.from_h)
+    (T, B, _), H, early = x.shape, weight_hh.shape[1], len(kind.from_h) - getattr(kind, "late", 0)
+    x_product = Product(rounded(weight_ih), norm_ih, rounded)
+    h_product, late_product = (
+        Product(rounded(weight_hh[rows]), None if norm_hh is None else norm_hh[rows], rounded)
+        for rows in (slice(early * H), slice(early * H, None))
+    )
+    biases = (None, None) if bias_hh is None else (bias_hh[: early * H], bias_hh[early * H :])
     active = active_steps(T, B, lengths, mask)
     restart = active & (np.zeros((T, B, 1), bool) if resets is None else resets[:, :, None])
     x = np.where(active, x, 0)
     a = np.zeros((T, kind.slots, B, H), x.dtype)
-    a[:, x_slots] += split(product(rounded(x), weight_ih, bias_ih), H)
+    rows, x_kept = x_product.forward(x)
+    a[:, list(kind.from_x)] += split(plus(rows, bias_ih), H)
+    h_kept, late_kept = [None] * T, [None] * T
     started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
 
     shares = zoneout_shares(regularization, T, B, H).astype(x.dtype)
@@ -81,7 +92,11 @@ def forward(
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
-        a[t, h_slots] += split(product(rounded(s[0] * factors), weight_hh, bias_hh), H)
+        rows, h_kept[t] = h_product.forward(s[0] * factors)
+        a[t, list(kind.from_h[:early])] += split(plus(rows, biases[0]), H)
+        if early < len(kind.from_h):
+            rows, late_kept[t] = late_product.forward(kind.read(a[t], s) * factors)
+            a[t, list(kind.from_h[early:])] += split(plus(rows, biases[1]), H)
         s_new, step_save = kind.forward(a[t], s, p)
         s_new = np.stack(s_new)
         s_new = s_new + shares[t] * (s - s_new)
@@ -93,7 +108,8 @@ def forward(
         out[...] = value
     if not save:
         return None
-    read = ((weight_ih, weight_hh), p, shares, factors)
+    products, kept_by = (x_product, h_product, late_product), (x_kept, h_kept, late_kept)
+    read = (products, kept_by, p, shares, factors)
     return Saved(kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded)
 
 
@@ -109,15 +125,20 @@ def backward(
     dbias_ih: Array | None,
     dbias_hh: Array | None,
     dparams: Array | None = None,
+    dnorm_ih: Array | None = None,
+    dnorm_hh: Array | None = None,
 ) -> None:
     """Write the gradients of what `forward` read; dx is added to when `dx_accumulate`."""
-    kind, (weight_ih, weight_hh), active, restart = saved.cell, saved.weights, saved.active, saved.restart
-    rounded = saved.rounded
+    kind, active, restart, rounded = saved.cell, saved.active, saved.restart, saved.rounded
+    (x_product, h_product, late_product), (x_kept, h_kept, late_kept) = saved.products, saved.kept
+    early = len(kind.from_h) - getattr(kind, "late", 0)
+    early_slots, late_slots = list(kind.from_h[:early]), list(kind.from_h[early:])
     T, S, B, H = saved.state.shape
     da = np.zeros((T, kind.slots, B, H), saved.x.dtype)
     dp = np.zeros((kind.params, B, H), saved.x.dtype)
     ds = np.zeros((S, B, H), saved.x.dtype) if dstate is None else np.stack(dstate)
     dinitial = np.zeros_like(ds)
+    drows = np.zeros((T, B, len(kind.from_h) * H), saved.x.dtype)  # of the products of h, before their gain
     dh = np.zeros((T, B, H), saved.x.dtype) if dy is None else np.where(active, dy, 0)
     for t in reversed(saved.steps):
         ds_new = np.where(active[t], ds, 0)
@@ -128,7 +149,14 @@ def backward(
         ds_old = np.stack(ds_old) + past
         if kind.params:
             dp += dp_step
-        ds_old[0] += (rounded(join(da[t, list(kind.from_h)])) @ weight_hh) * saved.factors
+        if late_slots:
+            drows[t, :, early * H :] = late_product.backward(join(da[t, late_slots]), late_kept[t])
+            dread = late_product.pull(drows[t, :, early * H :]) * saved.factors
+            dh_read, da_read = kind.read_backward(saved.save[t], saved.state[t], dread)
+            ds_old[0] += dh_read
+            da[t] += da_read
+        drows[t, :, : early * H] = h_product.backward(join(da[t, early_slots]), h_kept[t])
+        ds_old[0] += h_product.pull(drows[t, :, : early * H]) * saved.factors
         ds = np.where(active[t], ds_old, ds)
         dinitial += np.where(restart[t], ds, 0)
         ds = np.where(restart[t], 0, ds)
@@ -137,10 +165,21 @@ def backward(
 
     # The weight gradients need no recurrence: one product over all steps and rows.
     da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
-    dweight_ih[...] = np.tensordot(rounded(da_x), rounded(saved.x), ((0, 1), (0, 1)))
-    dweight_hh[...] = np.tensordot(
-        rounded(da_h), rounded(saved.state[:, 0] * saved.factors), ((0, 1), (0, 1))
-    )
+    dx_rows = x_product.backward(da_x, x_kept)
+    dweight_ih[...] = np.tensordot(rounded(dx_rows), rounded(saved.x), ((0, 1), (0, 1)))
+    seen = [saved.state[:, 0] * saved.factors]
+    if late_slots:
+        late_seen = [kind.read_saved(*kept) for kept in zip(saved.save, saved.state, strict=True)]
+        seen.append(np.reshape(late_seen, (T, B, H)) * saved.factors)
+    for rows, read in zip((slice(early * H), slice(early * H, None)), seen, strict=False):
+        dweight_hh[rows] = np.tensordot(rounded(drows[..., rows]), rounded(read), ((0, 1), (0, 1)))
+    if dnorm_ih is not None and dnorm_hh is not None:
+        dnorm_ih[...] = (da_x * x_kept[0]).sum((0, 1))
+        of_h = [
+            np.concatenate([k[0] for k in kept if k is not None], -1)
+            for kept in zip(h_kept, late_kept, strict=True)
+        ]
+        dnorm_hh[...] = (da_h * np.reshape(of_h, da_h.shape)).sum((0, 1))
     if dparams is not None:
         dparams[...] = dp.sum(1)
     if dbias_ih is not None:
@@ -148,7 +187,7 @@ def backward(
     if dbias_hh is not None:
         dbias_hh[...] = da_h.sum((0, 1))
     if dx is not None:
-        dx[...] = rounded(da_x) @ weight_ih + (dx if dx_accumulate else 0)
+        dx[...] = x_product.pull(dx_rows) + (dx if dx_accumulate else 0)
 
 
 def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> Array:
@@ -161,9 +200,9 @@ def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> A
     return active[:, :, None]
 
 
-def product(v: Array, weight: Array, bias: Array | None) -> Array:
-    """v · weightᵀ + bias."""
-    return v @ weight.T if bias is None else v @ weight.T + bias
+def plus(rows: Array, bias: Array | None) -> Array:
+    """rows + bias, if there is one."""
+    return rows if bias is None else rows + bias
 
 
 def bfloat16(a: Array) -> Array:

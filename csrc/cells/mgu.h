@@ -1,0 +1,51 @@
+// SPDX-License-Identifier: Apache-2.0
+// Minimal gated unit (Zhou et al. 2016): one gate forgets and resets.
+//   f = σ(a_f)   n = tanh(a_n), whose product is R_n (f·h)
+//   h' = (1 - f)·h + f·n
+#pragma once
+
+#include "cell.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+struct Mgu {
+  static constexpr int slots = 2, states = 1, saved = 2, params = 0, late = 1;
+  static constexpr int from_x[] = {0, 1};
+  static constexpr int from_h[] = {0, 1};
+
+  template <class V>
+  static PYRNN_FN V read(const V* a, const V* s) {
+    return Sigmoid::f(a[0]) * s[0];
+  }
+
+  template <class V>
+  static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {
+    const V f = Sigmoid::f(a[0]), n = Tanh::f(a[1]);
+    s_new[0] = s[0] + f * (n - s[0]);
+    save[0] = f;
+    save[1] = n;
+  }
+
+  template <class V>
+  static PYRNN_FN void backward(const V* save, const V* s, const V*, V* ds, V* da, V*) {
+    const V f = save[0], n = save[1];
+    da[0] = ds[0] * (n - s[0]) * Sigmoid::df(f);
+    da[1] = ds[0] * f * Tanh::df(n);
+    ds[0] = ds[0] * (1 - f);
+  }
+
+  template <class V>
+  static PYRNN_FN V read_saved(const V* save, const V* s) {
+    return save[0] * s[0];
+  }
+
+  template <class V>
+  static PYRNN_FN void read_backward(const V* save, const V* s, V dread, V* ds, V* da) {
+    da[0] = da[0] + dread * s[0] * Sigmoid::df(save[0]);
+    ds[0] = ds[0] + dread * save[0];
+  }
+};
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

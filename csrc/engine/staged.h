@@ -1,0 +1,155 @@
+// SPDX-License-Identifier: Apache-2.0
+// Layers whose step is no single product with a cell behind it: a cell that makes what its last slots read out of the
+// first ones (GRU with reset before the product), and layer normalisation of the products (Ba et al. 2016). A thread
+// has sequences of its own and runs all their steps; the stages of a step meet in memory that is in L1 or L2.
+#pragma once
+
+#include "matrix.h"
+#include "sequence_forward.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+// What a late slot reads, and the way back; null for cells that have none.
+template <class T>
+struct ReadFunctions {
+  int late;  // the last so many of from_h
+  void (*read)(const Units<T>&, const T* slots, const T* state, T* out);  // out (padded)
+  void (*read_saved)(const Units<T>&, const T* gates, const T* state, T* out);
+  void (*read_backward)(const Units<T>&, const T* gates, const T* state, const T* dread, T* ds, T* da);
+};
+
+template <class Cell, class = void>
+constexpr int late_slots = 0;
+template <class Cell>
+constexpr int late_slots<Cell, decltype(void(Cell::late))> = Cell::late;
+
+template <class Cell, class T>
+ReadFunctions<T> read_functions() {
+  if constexpr (late_slots<Cell> == 0) {
+    return {};
+  } else {
+    using V = Vec<T>;
+    constexpr int L = lanes<T>;
+    // Calls work(unit) with the vectors of `count` rows, padded apart, behind it.
+    const auto rows = [](const T* from, int count, int64_t padded, int64_t unit, V* out) {
+      for (int i = 0; i < count; i++) out[i] = load(from + i * padded + unit);
+    };
+    static const auto gather = rows;
+    ReadFunctions<T> f{};
+    f.late = Cell::late;
+    f.read = [](const Units<T>& u, const T* slots, const T* state, T* out) {
+      for (int64_t unit = 0; unit < u.padded; unit += L) {
+        V a[Cell::slots], s[Cell::states];
+        gather(slots, Cell::slots, u.padded, unit, a);
+        gather(state, Cell::states, u.padded, unit, s);
+        store(out + unit, Cell::read(a, s));
+      }
+    };
+    f.read_saved = [](const Units<T>& u, const T* gates, const T* state, T* out) {
+      for (int64_t unit = 0; unit < u.padded; unit += L) {
+        V save[Cell::saved], s[Cell::states];
+        gather(gates, Cell::saved, u.padded, unit, save);
+        gather(state, Cell::states, u.padded, unit, s);
+        store(out + unit, Cell::read_saved(save, s));
+      }
+    };
+    f.read_backward = [](const Units<T>& u, const T* gates, const T* state, const T* dread, T* ds, T* da) {
+      for (int64_t unit = 0; unit < u.padded; unit += L) {
+        V save[Cell::saved], s[Cell::states], d[1] = {load(ds + unit)}, a[Cell::slots];
+        gather(gates, Cell::saved, u.padded, unit, save);
+        gather(state, Cell::states, u.padded, unit, s);
+        gather(da, Cell::slots, u.padded, unit, a);
+        Cell::read_backward(save, s, load(dread + unit), d, a);
+        store(ds + unit, d[0]);
+        for (int i = 0; i < Cell::slots; i++) store(da + i * u.padded + unit, a[i]);
+      }
+    };
+    return f;
+  }
+}
+
+constexpr double norm_epsilon = 1e-5;
+
+// Calls work(i, u, k) for each vector of `count` rows of H numbers: of row i from unit u on, k numbers.
+template <class T, class Work>
+PYRNN_FN void each_vector(int count, int64_t H, const Work& work) {
+  for (int i = 0; i < count; i++)
+    for (int64_t u = 0; u < H; u += lanes<T>) work(i, u, H - u);
+}
+
+// The sum of a vector's numbers.
+template <class T>
+PYRNN_FN T sum_lanes(Vec<T> v) {
+  alignas(vector_bytes) T numbers[lanes<T>];
+  store(numbers, v);
+  for (int half = lanes<T> / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; j++) numbers[j] += numbers[j + half];
+  return numbers[0];
+}
+
+// x (count, padded) of H numbers each, in place: x̂ = (x - mean)/√(variance + ε) over all of them; returns the inverse.
+template <class T>
+T normalise(T* x, int count, int64_t H, int64_t padded) {
+  const T n = T(count * H);
+  Vec<T> sum{}, squares{};
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) { sum += load_tail(x + i * padded + u, k); });
+  const Vec<T> mean = broadcast(sum_lanes<T>(sum) / n);
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
+    T* at = x + i * padded + u;
+    const Vec<T> centred = load_tail(at, k) - mean;
+    store_tail(at, centred, k);
+    const Vec<T> known = load_tail(at, k);  // zeros past the end
+    squares += known * known;
+  });
+  const T inverse = 1 / T(__builtin_sqrt(double(sum_lanes<T>(squares) / n) + norm_epsilon));
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
+    T* at = x + i * padded + u;
+    store_tail(at, load_tail(at, k) * broadcast(inverse), k);
+  });
+  return inverse;
+}
+
+// dx from the gradient of gain·x̂, in place.
+template <class T>
+void normalise_backward(T* d, const T* normalised, const T* gain, T inverse, int count, int64_t H, int64_t padded) {
+  const T n = T(count * H);
+  Vec<T> sum{}, product{};
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
+    T* at = d + i * padded + u;
+    const Vec<T> scaled = load_tail(at, k) * load_tail(gain + i * H + u, k);
+    store_tail(at, scaled, k);
+    sum += scaled;
+    product += scaled * load_tail(normalised + i * padded + u, k);
+  });
+  const Vec<T> mean = broadcast(sum_lanes<T>(sum) / n), along = broadcast(sum_lanes<T>(product) / n);
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
+    T* at = d + i * padded + u;
+    const Vec<T> known = load_tail(normalised + i * padded + u, k);
+    store_tail(at, (load_tail(at, k) - mean - known * along) * broadcast(inverse), k);
+  });
+}
+
+// The sizes of a staged layer, and where its rows are. Products of x and h are lists of slots: x's, h's early ones, h's
+// late ones; each of the three is normalised by itself.
+template <class T>
+struct StagedRows {
+  const CellFunctions<T>& cell;
+  ReadFunctions<T> reading;
+  int64_t I, H, padded;
+  bool norm;
+  int early, late;
+
+  StagedRows(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const Sizes& sizes, const Weights& weights)
+      : cell(cell), reading(reading), I(sizes.I), H(sizes.H), padded(padded_units<T>(H)),
+        norm(weights.norm_ih != nullptr), early(cell.from_h_count - reading.late), late(reading.late) {}
+
+  // Rows kept for backward: what the cell saves, and with normalisation x̂ of both products and the inverses.
+  PYRNN_FN int kept() const { return cell.saved + (norm ? cell.from_x_count + cell.from_h_count + 2 : 0); }
+  PYRNN_FN int64_t normalised_x() const { return cell.saved * padded; }
+  PYRNN_FN int64_t normalised_h() const { return (cell.saved + cell.from_x_count) * padded; }
+  PYRNN_FN int64_t inverses() const { return (cell.saved + cell.from_x_count + cell.from_h_count) * padded; }
+};
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

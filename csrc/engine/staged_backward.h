@@ -1,0 +1,270 @@
+// SPDX-License-Identifier: Apache-2.0
+// A staged layer over a sequence, backward: the loop keeps the gradients of the slots and of the products, the weights'
+// come after it, as large products whose sums have one order for every number of threads.
+#pragma once
+
+#include "staged_forward.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+template <class T>
+struct StagedBackward : StagedRows<T> {
+  using Rows = StagedRows<T>;
+  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::padded, Rows::norm, Rows::early, Rows::late;
+  const BackwardArgs& args;
+  int threads, planes, products;
+
+  PackedMatrix<T> to_x[max_slots], to_h[max_slots];
+  T* params;  // (params, padded)
+  T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
+  T* da;  // (entries, planes, padded): of the slots, then of the parameters
+  T* dproducts{};  // (entries, products, padded): of x's and h's products, where they were normalised
+  T *factors{}, *h_seen{}, *read{};  // (B, padded), (entries, padded), (entries, padded)
+  Barrier* barrier;
+  Queue queue;
+  PerThread<int32_t> entries;  // (max_rows)
+  PerThread<T> dseen, shares{}, panel;  // (max_rows, padded), (2, states, padded), (entries, panel)
+
+  StagedBackward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args, int threads)
+      : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads), planes(cell.slots + cell.params),
+        products(cell.from_x_count + cell.from_h_count) {}
+
+  size_t carve(void* memory) {
+    Carver carver{static_cast<char*>(memory)};
+    const int64_t all = args.schedule.entries, B = args.sizes.B;
+    for (int i = 0; i < cell.from_x_count; i++) to_x[i].carve(carver, H, I);
+    for (int i = 0; i < cell.from_h_count; i++) to_h[i].carve(carver, H, H);
+    params = carver.take<T>(cell.params * padded);
+    ds = carver.take<T>(cell.states * B * padded);
+    ds_initial = carver.take<T>(cell.states * B * padded);
+    da = carver.take<T>(all * planes * padded);
+    if (norm) dproducts = carver.take<T>(all * products * padded);
+    if (has_dropout(args.regularization)) {
+      factors = carver.take<T>(B * padded);
+      h_seen = carver.take<T>(all * padded);
+    }
+    if (late) read = carver.take<T>(all * padded);
+    barrier = carver.take<Barrier>(1);
+    queue.carve(carver, threads);
+    entries = carver.take_per_thread<int32_t>(threads, args.schedule.max_rows);
+    dseen = carver.take_per_thread<T>(threads, args.schedule.max_rows * padded);
+    if (has_zoneout(args.regularization)) shares = carver.take_per_thread<T>(threads, 2 * cell.states * padded);
+    panel = carver.take_per_thread<T>(threads, all * panel_vectors * lanes<T>);
+    return carver.used;
+  }
+
+  PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
+  PYRNN_FN T* da_row(int64_t e, int plane) const { return da + (e * planes + plane) * padded; }
+  PYRNN_FN const T* state_row(int64_t row) const {
+    return static_cast<const T*>(args.states) + row * cell.states * padded;
+  }
+  PYRNN_FN const T* gates_row(int64_t e) const { return static_cast<const T*>(args.gates) + e * this->kept() * padded; }
+  PYRNN_FN const T* x_row(int64_t e) const { return element<T>(args.x, args.schedule.time[e], args.schedule.batch[e]); }
+  PYRNN_FN const T* h_row(int64_t e) const { return h_seen ? h_seen + e * padded : state_row(args.schedule.source[e]); }
+
+  // Gradients of the products, and the distance between two entries of one.
+  PYRNN_FN T* dx_product(int64_t e, int i) const {
+    return norm ? dproducts + (e * products + i) * padded : da_row(e, cell.from_x[i]);
+  }
+  PYRNN_FN T* dh_product(int64_t e, int i) const {
+    return norm ? dproducts + (e * products + cell.from_x_count + i) * padded : da_row(e, cell.from_h[i]);
+  }
+  PYRNN_FN int64_t product_stride() const { return (norm ? products : planes) * padded; }
+
+  void prepare(int thread) const {
+    const int64_t B = args.sizes.B;
+    const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i, int64_t columns) {
+      const T* from = static_cast<const T*>(weight) + i * H * columns;
+      matrix.pack_rows([&](int64_t k) { return from + k * columns; }, part(matrix.blocks(), thread, threads));
+    };
+    for (int i = 0; i < cell.from_x_count; i++) pack(to_x[i], args.weights.weight_ih, i, I);
+    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], args.weights.weight_hh, i, H);
+    const Blocks units(H, lanes<T>, 1);
+    pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
+                padded, params);
+    const Range mine = part(B, thread, threads);
+    for (int64_t b = mine.begin; b < mine.end; b++) {
+      for (int s = 0; s < cell.states; s++) {
+        copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
+        copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
+      }
+      if (factors) dropout_factors(args.regularization, b, padded, factors + b * padded);
+    }
+    if (args.dx.data && !args.dx_accumulate)
+      clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
+  }
+
+  // Of entry e, from the gradients of the slots: those of the products first .. last, back through the normalisation.
+  void back_through_norm(int64_t e, const int* slot, int first, int last, T* out, const T* normalised, const void* gain,
+                         int inverse_at) const {
+    if (!norm) return;
+    for (int i = first; i < last; i++) copy_row(da_row(e, slot[i]), H, out + (i - first) * padded, padded);
+    normalise_backward(out, normalised + first * padded, static_cast<const T*>(gain) + first * H,
+                       gates_row(e)[this->inverses() + inverse_at], last - first, H, padded);
+  }
+
+  void step(int thread, int64_t i, Range sequences) const {
+    const Schedule& schedule = args.schedule;
+    const Range all{0, padded / lanes<T>};
+    const Units<T> units{H, padded, params};
+    int32_t* entry = entries[thread];
+    const int64_t count = entries_of_group(schedule, i, sequences, entry);
+    const auto batch = [&](int64_t n) { return schedule.batch[entry[n]]; };
+    const auto of_h = [&](int k) { return [=](int64_t n) { return dh_product(entry[n], k); }; };
+    const auto seen = [&](int64_t n) { return dseen[thread] + n * padded; };
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t e = entry[n], t = schedule.time[e], b = batch(n);
+      const T *state = state_row(schedule.source[e]), *gates = gates_row(e);
+      const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
+      const bool zoned = has_zoneout(args.regularization);
+      T *share = shares.data ? shares[thread] : nullptr, *past = share + cell.states * padded;
+      if (zoned) {
+        zoneout_shares(args.regularization, cell.states, t, b, {0, padded}, padded, share);
+        dy = zoneout_backward(cell.states, share, dy, ds_row(0, b), args.sizes.B * padded, {0, padded}, H, padded,
+                              past);
+      }
+      cell.backward(
+          units, {gates, state, dy, ds_row(0, b), da_row(e, 0), args.sizes.B * padded, padded, column_block<T>}, all);
+      if (zoned)
+        for (int s = 0; s < cell.states; s++)
+          for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past[s * padded + u];
+      if (factors) multiplied(state, factors + b * padded, padded, h_seen + e * padded);
+      if (!late) continue;
+      reading.read_saved(units, gates, state, read + e * padded);
+      if (factors) multiplied(read + e * padded, factors + b * padded, padded, read + e * padded);
+      back_through_norm(e, cell.from_h, early, early + late, dh_product(e, early), gates + this->normalised_h(),
+                        args.weights.norm_hh, 2);
+    }
+    if (late) {
+      for (int k = early; k < early + late; k++) to_h[k].multiply(count, of_h(k), seen, k > early);
+      for (int64_t n = 0; n < count; n++) {
+        if (factors) multiplied(seen(n), factors + batch(n) * padded, padded, seen(n));
+        for (int64_t u = H; u < padded; u++) seen(n)[u] = 0;
+        reading.read_backward(units, gates_row(entry[n]), state_row(schedule.source[entry[n]]), seen(n),
+                              ds_row(0, batch(n)), da_row(entry[n], 0));
+      }
+    }
+    for (int64_t n = 0; norm && n < count; n++) {
+      const int64_t e = entry[n];
+      back_through_norm(e, cell.from_x, 0, cell.from_x_count, dx_product(e, 0), gates_row(e) + this->normalised_x(),
+                        args.weights.norm_ih, 0);
+      back_through_norm(e, cell.from_h, 0, early, dh_product(e, 0), gates_row(e) + this->normalised_h(),
+                        args.weights.norm_hh, 1);
+    }
+    for (int k = 0; k < early; k++)
+      to_h[k].multiply(
+          count, of_h(k), [&](int64_t n) { return factors ? seen(n) : ds_row(0, batch(n)); }, !factors || k > 0);
+    for (int64_t n = 0; factors && early && n < count; n++)
+      for (int64_t u = 0; u < H; u++) ds_row(0, batch(n))[u] += factors[batch(n) * padded + u] * seen(n)[u];
+    for (int k = 0; args.dx.data && k < cell.from_x_count; k++)
+      to_x[k].multiply(
+          count, [&](int64_t n) { return dx_product(entry[n], k); },
+          [&](int64_t n) { return element<T>(args.dx, schedule.time[entry[n]], batch(n)); },
+          args.dx_accumulate || k > 0);
+    if (schedule.resets) cut(entry, count);
+  }
+
+  // Where a step started from zeros or from the initial state, the gradient does not reach the step before.
+  void cut(const int32_t* entry, int64_t count) const {
+    const int64_t B = args.sizes.B;
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t source = args.schedule.source[entry[n]], b = args.schedule.batch[entry[n]];
+      if (source > B) continue;
+      for (int s = 0; s < cell.states; s++)
+        for (int64_t u = 0; u < padded; u++) {
+          if (source < B) ds_initial[(s * B + b) * padded + u] += ds_row(s, b)[u];
+          ds_row(s, b)[u] = 0;
+        }
+    }
+  }
+
+  // Every gradient of weights is a few pieces, a block of columns each; does the one of that number, and leaves the
+  // number less that of all pieces.
+  void weights(int64_t& piece, int thread) const {
+    const auto sums = [&](const T* left, int64_t columns, void* out, int i, const auto& row) {
+      const int64_t blocks = column_blocks<T>(columns);
+      if (piece >= 0 && piece < blocks)
+        weighted_sums<T>(
+            H, args.schedule.entries, [&](int64_t m) { return left + m; }, product_stride(), row, nullptr, columns,
+            {piece, piece + 1}, panel[thread], static_cast<T*>(out) + i * H * columns, columns);
+      piece -= blocks;
+    };
+    for (int i = 0; i < cell.from_x_count; i++)
+      sums(dx_product(0, i), I, args.dweight_ih, i, [&](int64_t e) { return x_row(e); });
+    for (int i = 0; i < early + late; i++)
+      sums(dh_product(0, i), H, args.dweight_hh, i,
+           [&](int64_t e) { return i < early ? h_row(e) : read + e * padded; });
+  }
+
+  // out[u] = Σ_e a(e)[u], or Σ_e a(e)[u]·b(e)[u], this thread's units.
+  template <class A, class B>
+  PYRNN_FN void unit_sums(Range mine, T* out, const A& a, const B& b) const {
+    for (int64_t u = mine.begin; out && u < mine.end; u++) out[u] = 0;
+    for (int64_t e = 0; out && e < args.schedule.entries; e++) {
+      const T *left = a(e), *right = b(e);
+      for (int64_t u = mine.begin; u < mine.end; u++) out[u] += right ? left[u] * right[u] : left[u];
+    }
+  }
+
+  void vectors(int thread) const {
+    const Range mine = part(H, thread, threads);
+    const auto none = [](int64_t) { return static_cast<const T*>(nullptr); };
+    const auto at = [&](void* out, int i) { return out ? static_cast<T*>(out) + i * H : nullptr; };
+    const auto slot = [&](int s) { return [=](int64_t e) { return da_row(e, s); }; };
+    const auto kept_at = [&](int64_t offset) { return [=](int64_t e) { return gates_row(e) + offset; }; };
+    for (int i = 0; i < cell.from_x_count; i++) {
+      unit_sums(mine, at(args.dbias_ih, i), slot(cell.from_x[i]), none);
+      if (norm) unit_sums(mine, at(args.dnorm_ih, i), slot(cell.from_x[i]), kept_at(this->normalised_x() + i * padded));
+    }
+    for (int i = 0; i < cell.from_h_count; i++) {
+      unit_sums(mine, at(args.dbias_hh, i), slot(cell.from_h[i]), none);
+      if (norm) unit_sums(mine, at(args.dnorm_hh, i), slot(cell.from_h[i]), kept_at(this->normalised_h() + i * padded));
+    }
+    for (int i = 0; i < cell.params; i++) unit_sums(mine, at(args.dparams, i), slot(cell.slots + i), none);
+  }
+
+  void work(int thread) const {
+    prepare(thread);
+    barrier->wait(threads);
+    const Range sequences = sequences_of_group(args.schedule, args.sizes.B, {threads, 1}, thread);
+    for (int64_t i = args.schedule.steps - 1; i >= 0; i--) step(thread, i, sequences);
+    barrier->wait(threads);
+    vectors(thread);
+    int64_t none = -1;
+    weights(none, thread);
+    queue.run(thread, -1 - none, [&](int64_t piece) { weights(piece, thread); });
+  }
+
+  void finish() const {
+    const int64_t B = args.sizes.B;
+    for (int s = 0; s < cell.states; s++)
+      for (int64_t b = 0; b < B; b++)
+        for (int64_t u = 0; u < H; u++)
+          element<T>(args.dstate_out[s], 0, b)[u] = ds_row(s, b)[u] + ds_initial[(s * B + b) * padded + u];
+  }
+};
+
+template <class T>
+size_t staged_backward_workspace(const CellFunctions<T>& cell, const ReadFunctions<T>& reading,
+                                 const BackwardArgs& args, int threads) {
+  return most_workspace(threads, [&](int n) { return StagedBackward<T>(cell, reading, args, n).carve(nullptr); });
+}
+
+template <class T>
+void staged_backward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args,
+                     int threads) {
+  using Call = StagedBackward<T>;
+  const double cycles = 2 * staged_cycles(args.sizes, args.schedule, cell.slots, lanes<T>);
+  Team team(cycles > 2 * start_cycles() ? threads : 1);
+  Call call(cell, reading, args, team.size());
+  call.carve(args.workspace);
+  *call.barrier = Barrier{};
+  call.queue.reset();
+  team.run([](void* context, int thread, int) { static_cast<Call*>(context)->work(thread); }, &call);
+  call.finish();
+  note_call();
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn

@@ -1,0 +1,192 @@
+// SPDX-License-Identifier: Apache-2.0
+// A staged layer over a sequence, forward.
+#pragma once
+
+#include "staged.h"
+
+namespace pyrnn {
+inline namespace PYRNN_ISA_NAMESPACE {
+
+template <class T>
+struct StagedForward : StagedRows<T> {
+  using Rows = StagedRows<T>;
+  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::padded, Rows::norm, Rows::early, Rows::late;
+  const ForwardArgs& args;
+  int threads;
+
+  PackedMatrix<T> from_x[max_slots], from_h[max_slots];  // by place in the weights
+  T *bias, *params;                                      // (slots, padded), (params, padded)
+  T* factors{};                                          // (B, padded): dropout of h
+  Barrier* barrier;
+  PerThread<StepRow<T>> rows;                    // (max_rows)
+  PerThread<int32_t> entries;                    // (max_rows)
+  PerThread<T> slots, products, seen, shares{};  // (max_rows, slots, padded), the same, (max_rows, padded), (states, …)
+
+  StagedForward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args, int threads)
+      : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads) {}
+
+  size_t carve(void* memory) {
+    Carver carver{static_cast<char*>(memory)};
+    const int64_t most = args.schedule.max_rows, widest = larger(cell.slots, larger(cell.from_x_count, early + late));
+    for (int i = 0; i < cell.from_x_count; i++) from_x[i].carve(carver, I, H);
+    for (int i = 0; i < cell.from_h_count; i++) from_h[i].carve(carver, H, H);
+    bias = carver.take<T>(cell.slots * padded);
+    params = carver.take<T>(cell.params * padded);
+    if (has_dropout(args.regularization)) factors = carver.take<T>(args.sizes.B * padded);
+    barrier = carver.take<Barrier>(1);
+    rows = carver.take_per_thread<StepRow<T>>(threads, most);
+    entries = carver.take_per_thread<int32_t>(threads, most);
+    slots = carver.take_per_thread<T>(threads, most * cell.slots * padded);
+    products = carver.take_per_thread<T>(threads, most * widest * padded);
+    seen = carver.take_per_thread<T>(threads, most * padded);
+    if (has_zoneout(args.regularization)) shares = carver.take_per_thread<T>(threads, cell.states * padded);
+    return carver.used;
+  }
+
+  PYRNN_FN T* state_row(int64_t row) const { return static_cast<T*>(args.states) + row * cell.states * padded; }
+
+  void prepare(int thread) const {
+    const Weights& w = args.weights;
+    const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i, int64_t K) {
+      matrix.pack_transposed(static_cast<const T*>(weight) + i * H * K, K, part(matrix.blocks(), thread, threads));
+    };
+    for (int i = 0; i < cell.from_x_count; i++) pack(from_x[i], w.weight_ih, i, I);
+    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], w.weight_hh, i, H);
+    const Blocks units(H, lanes<T>, 1);
+    const Range mine = part(units.count, thread, threads);
+    pack_params(static_cast<const T*>(w.params), cell.params, units, mine, padded, params);
+    for (int64_t u = mine.begin * lanes<T>; u < mine.end * lanes<T>; u++) {
+      for (int s = 0; s < cell.slots; s++) bias[s * padded + u] = 0;
+      const auto add = [&](const void* from, const int* at, int count) {
+        for (int i = 0; from && u < H && i < count; i++)
+          bias[at[i] * padded + u] += static_cast<const T*>(from)[i * H + u];
+      };
+      add(w.bias_ih, cell.from_x, cell.from_x_count);
+      add(w.bias_hh, cell.from_h, cell.from_h_count);
+    }
+    const int64_t B = args.sizes.B;
+    const Range sequences = part(B + 1, thread, threads);
+    for (int64_t b = sequences.begin; b < sequences.end; b++) {
+      for (int s = 0; s < cell.states; s++)
+        copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, H,
+                    state_row(b) + s * padded, padded);
+      if (factors && b < B) dropout_factors(args.regularization, b, padded, factors + b * padded);
+    }
+    clear_idle<T>(args.schedule, args.y, B, H, part(args.schedule.idles, thread, threads));
+  }
+
+  // Adds to the slots of `count` rows the products of the weights first .. last with in(n), normalised where asked.
+  template <class In>
+  void add(int thread, int64_t count, const PackedMatrix<T>* weights, const int* slot, int first, int last,
+           const void* gain, int64_t kept_at, int inverse_at, const In& in) const {
+    const StepRow<T>* row = rows[thread];
+    const auto slots_of = [&](int64_t n) { return slots[thread] + n * cell.slots * padded; };
+    if (!norm) {
+      for (int i = first; i < last; i++)
+        weights[i].multiply(count, in, [&](int64_t n) { return slots_of(n) + slot[i] * padded; }, true);
+      return;
+    }
+    const int number = last - first;
+    const auto product = [&](int64_t n) { return products[thread] + n * number * padded; };
+    for (int i = first; i < last; i++)
+      weights[i].multiply(count, in, [&](int64_t n) { return product(n) + (i - first) * padded; }, false);
+    for (int64_t n = 0; n < count; n++) {
+      T* x = product(n);
+      const T inverse = normalise(x, number, H, padded);
+      T* kept = row[n].gates ? row[n].gates + kept_at + first * padded : nullptr;
+      each_vector<T>(number, H, [&](int i, int64_t u, int64_t k) {
+        T* to = slots_of(n) + slot[first + i] * padded + u;
+        const Vec<T> v = load_tail(x + i * padded + u, k);
+        store_tail(to, load_tail(to, k) + load_tail(static_cast<const T*>(gain) + (first + i) * H + u, k) * v, k);
+        if (kept) store(kept + i * padded + u, v);
+      });
+      if (!kept) continue;
+      row[n].gates[this->inverses() + inverse_at] = inverse;
+    }
+  }
+
+  void step(int thread, int64_t i, Range sequences) const {
+    const Schedule& schedule = args.schedule;
+    int32_t* entry = entries[thread];
+    StepRow<T>* row = rows[thread];
+    const int64_t count = entries_of_group(schedule, i, sequences, entry);
+    const Units<T> units{H, padded, params};
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t e = entry[n], t = schedule.time[e], b = schedule.batch[e];
+      const T* state = state_row(schedule.source[e]);
+      const T* h = factors ? multiplied(state, factors + b * padded, padded, seen[thread] + n * padded) : state;
+      row[n] = {element<T>(args.x, t, b),
+                h,
+                nullptr,
+                state,
+                state_row(schedule.target[e]),
+                element<T>(args.y, t, b),
+                args.gates ? static_cast<T*>(args.gates) + e * this->kept() * padded : nullptr};
+      copy_row(bias, cell.slots * padded, slots[thread] + n * cell.slots * padded, 0);
+    }
+    const auto x = [&](int64_t n) { return static_cast<const T*>(row[n].x); };
+    const auto h = [&](int64_t n) { return static_cast<const T*>(row[n].h); };
+    const auto read = [&](int64_t n) { return seen[thread] + n * padded; };
+    add(thread, count, from_x, cell.from_x, 0, cell.from_x_count, args.weights.norm_ih, this->normalised_x(), 0, x);
+    add(thread, count, from_h, cell.from_h, 0, early, args.weights.norm_hh, this->normalised_h(), 1, h);
+    if (late) {
+      for (int64_t n = 0; n < count; n++) {
+        reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, read(n));
+        if (factors) multiplied(read(n), factors + schedule.batch[entry[n]] * padded, padded, read(n));
+      }
+      add(thread, count, from_h, cell.from_h, early, early + late, args.weights.norm_hh, this->normalised_h(), 2, read);
+    }
+    cell.forward(units, {slots[thread], count, 0, padded / lanes<T>}, row);
+    if (!has_zoneout(args.regularization)) return;
+    for (int64_t n = 0; n < count; n++) {
+      zoneout_shares(args.regularization, cell.states, schedule.time[entry[n]], schedule.batch[entry[n]], {0, padded},
+                     padded, shares[thread]);
+      zoneout_forward(cell.states, shares[thread], row[n], {0, padded}, H, padded);
+    }
+  }
+
+  void work(int thread) const {
+    prepare(thread);
+    barrier->wait(threads);
+    const Range sequences = sequences_of_group(args.schedule, args.sizes.B, {threads, 1}, thread);
+    for (int64_t i = 0; i < args.schedule.steps; i++) step(thread, i, sequences);
+  }
+
+  void finish() const {
+    for (int64_t b = 0; b < args.sizes.B; b++)
+      for (int s = 0; s < cell.states; s++)
+        copy_row<T>(state_row(args.schedule.last[b]) + s * padded, H, element<T>(args.state_out[s], 0, b), 0);
+  }
+};
+
+template <class T>
+Memory staged_forward_memory(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args,
+                             int threads, bool save) {
+  const StagedForward<T> call(cell, reading, args, threads);
+  const size_t padded = size_t(call.padded) * sizeof(T);
+  return {most_workspace(threads, [&](int n) { return StagedForward<T>(cell, reading, args, n).carve(nullptr); }),
+          size_t(args.schedule.state_rows) * cell.states * padded,
+          save ? size_t(args.schedule.entries) * call.kept() * padded : 0, call.kept()};
+}
+
+// Cycles of a layer's products, of which a core does two vectors at once.
+inline double staged_cycles(const Sizes& sizes, const Schedule& schedule, int slots, int lanes) {
+  return double(schedule.entries) * double(slots * sizes.H) * double(sizes.I + sizes.H) / lanes / 2;
+}
+
+template <class T>
+void staged_forward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args,
+                    int threads) {
+  using Call = StagedForward<T>;
+  const double cycles = staged_cycles(args.sizes, args.schedule, cell.slots, lanes<T>);
+  Team team(cycles > 2 * start_cycles() ? int(larger(1, smaller(threads, args.sizes.B))) : 1);
+  Call call(cell, reading, args, team.size());
+  call.carve(args.workspace);
+  *call.barrier = Barrier{};
+  team.run([](void* context, int thread, int) { static_cast<Call*>(context)->work(thread); }, &call);
+  call.finish();
+  note_call();
+}
+
+}  // namespace PYRNN_ISA_NAMESPACE
+}  // namespace pyrnn
