@@ -263,6 +263,7 @@ def cuda_forward(
     save: bool = False,
     precision: str = "exact",
     tier: str = "automatic",
+    params: DeviceArray | None = None,
 ) -> CudaSaved | None: ...
 def cuda_backward(
     saved: CudaSaved,
@@ -278,4 +279,5 @@ def cuda_backward(
     *,
     allocate: Callable[[int], tuple[int, Any]],
     stream: int,
+    dparams: DeviceArray | None = None,
 ) -> None: ...

@@ -29,7 +29,7 @@ def emulation(**how):
     """A module like `pyrnn.functional` on the emulated library; `how` are options of `_core.cuda_forward`."""
 
     def forward(cell, x, state, w_ih, w_hh, b_ih, b_hh, y, state_out, **options):
-        for name in ("lengths", "mask", "resets"):
+        for name in ("lengths", "mask", "resets", "params"):
             if name in options:
                 options[name] = described(options[name])
         return _core.cuda_forward(
@@ -45,7 +45,7 @@ def emulation(**how):
             **how,
         )
 
-    def backward(saved, dy, dstate, dx, accumulate, dstate_out, *dweights):
+    def backward(saved, dy, dstate, dx, accumulate, dstate_out, *dweights, dparams=None):
         _core.cuda_backward(
             saved,
             described(dy),
@@ -56,6 +56,7 @@ def emulation(**how):
             *(described(a) for a in dweights),
             allocate=allocate,
             stream=0,
+            dparams=described(dparams),
         )
 
     backend = Backend(_core.cells(), forward, backward, FLOATS)

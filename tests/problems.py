@@ -12,6 +12,8 @@ from pyrnn.layout import Layout
 from pyrnn.reference.functional import REFERENCE
 
 CELLS = sorted(reference.cells())
+#: Those with a single product of h: what streams, the compiled decoder and the CUDA kernels know.
+FUSED = [name for name in CELLS if not reference.cells()[name]["late"]]
 OPTIONS = ("plain", "lengths", "mask", "resets", "initial", "all")
 
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, Problem
+from problems import CELLS, FUSED, Problem
 from tolerances import BFLOAT16_GRADIENTS, BFLOAT16_VALUES, l2_error
 
 import pyrnn
@@ -77,7 +77,7 @@ def test_any_number_of_threads(cell, sizes, threads):
         np.testing.assert_array_equal(layer(x)[0], expected)
 
 
-@pytest.mark.parametrize("cell", [cell for cell in CELLS if not _core.cells()[cell]["late"]])
+@pytest.mark.parametrize("cell", FUSED)
 def test_stream(cell):
     layer = pyrnn.Recurrent(cell, 7, 33, 2, seed=0, **ROUNDED)
     x = np.random.default_rng(0).normal(size=(9, 4, 7)).astype(np.float32)

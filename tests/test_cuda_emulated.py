@@ -8,12 +8,12 @@ the hardware, and speed.
 import numpy as np
 import pytest
 from emulation import emulation
-from problems import CELLS, OPTIONS, Problem
+from problems import FUSED, OPTIONS, Problem
 from tolerances import FLOAT64, float32_bound, l2_error, max_error
 
 from pyrnn import _core, reference
 
-EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
+EVERY_CELL = pytest.mark.parametrize("cell", FUSED)
 #: T, B, I, H, layers, directions: single elements, whole tiles, ends of tiles.
 SIZES = [
     (1, 1, 1, 1, 1, 2),

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, OPTIONS, Problem
+from problems import FUSED, OPTIONS, Problem
 from test_cuda_layers import layer_of, solve
 from tolerances import l2_error
 
@@ -26,7 +26,7 @@ def missing():
 if missing():
     pytest.skip(missing(), allow_module_level=True)
 
-EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
+EVERY_CELL = pytest.mark.parametrize("cell", FUSED)
 #: T, B, I, H, layers, directions
 SMALL = [(5, 3, 4, 6, 2, 2), (3, 17, 33, 17, 1, 2), (4, 70, 8, 33, 1, 1)]
 LARGE = [

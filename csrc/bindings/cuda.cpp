@@ -109,7 +109,8 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
                                         const DescribedStates& state_out, const py::function& allocator, int device,
                                         std::uintptr_t stream, const Described& lengths, const Described& mask,
                                         const Described& resets, bool reset_to_initial, bool reverse, bool save,
-                                        const std::string& precision, const std::string& tier) {
+                                        const std::string& precision, const std::string& tier,
+                                        const Described& params) {
   const cuda::Table& table = cuda_table();
   auto saved = std::make_unique<CudaSaved>();
   saved->cell = find_cell(cell_name);
@@ -155,6 +156,8 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
   call.weight_hh = check("weight_hh", weight_hh, number, {rows_h, H}, true).data;
   call.bias_ih = option("bias_ih", bias_ih, number.c_str(), {rows_x});
   call.bias_hh = option("bias_hh", bias_hh, number.c_str(), {rows_h});
+  if (info.params && !params) throw py::value_error("params: expected an array for " + cell_name);
+  call.params = option("params", params, number.c_str(), {info.params, H});
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
   check_states("state", state, info, number, B, H, call.state);
   check_states("state_out", state_out, info, number, B, H, call.state_out);
@@ -175,7 +178,7 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
   check_cuda(status);
   if (!save) return nullptr;
   for (const py::object& object : {x, weight_ih, weight_hh}) kept.push_back(object);
-  for (const Described* object : {&lengths, &mask, &resets})
+  for (const Described* object : {&lengths, &mask, &resets, &params})
     if (*object) kept.push_back(**object);
   if (state)
     for (const py::object& object : *state) kept.push_back(object);
@@ -185,7 +188,7 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
 void cuda_backward(const CudaSaved& saved, const Described& dy, const DescribedStates& dstate, const Described& dx,
                    bool dx_accumulate, const DescribedStates& dstate_out, const py::object& dweight_ih,
                    const py::object& dweight_hh, const Described& dbias_ih, const Described& dbias_hh,
-                   const py::function& allocator, std::uintptr_t stream) {
+                   const py::function& allocator, std::uintptr_t stream, const Described& dparams) {
   saved.check_made("saved");
   const cuda::Table& table = cuda_table();
   const CellInfo& info = cell_info(saved.cell);
@@ -197,6 +200,7 @@ void cuda_backward(const CudaSaved& saved, const Described& dy, const DescribedS
   call.x = saved.call.x;
   call.weight_ih = saved.call.weight_ih;
   call.weight_hh = saved.call.weight_hh;
+  call.params = saved.call.params;
   call.states = saved.call.states;
   call.gates = saved.call.gates;
   for (int s = 0; s < max_states; s++) call.state[s] = saved.call.state[s];
@@ -210,6 +214,8 @@ void cuda_backward(const CudaSaved& saved, const Described& dy, const DescribedS
   call.dweight_hh = check("dweight_hh", dweight_hh, number, {rows_h, H}, true).data;
   if (dbias_ih) call.dbias_ih = check("dbias_ih", *dbias_ih, number, {rows_x}, true).data;
   if (dbias_hh) call.dbias_hh = check("dbias_hh", *dbias_hh, number, {rows_h}, true).data;
+  if (info.params && !dparams) throw py::value_error("dparams: expected an array");
+  if (dparams) call.dparams = check("dparams", *dparams, number, {info.params, H}, true).data;
   size_t bytes = 0;
   check_cuda(table.backward_memory(&call.layer, &bytes));
   std::vector<py::object> scratch;
@@ -253,11 +259,12 @@ void bind_cuda(py::module_& m) {
         "bias_hh"_a, "y"_a, "state_out"_a, py::kw_only(), "allocate"_a, "device"_a, "stream"_a,
         "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(), "reset_to_initial"_a = false,
         "reverse"_a = false, "save"_a = false, "precision"_a = "exact", "tier"_a = "automatic",
+        "params"_a = py::none(),
         "forward on described device arrays (pointer, shape, strides, number, …); returns what backward needs when "
         "`save`.");
   m.def("cuda_backward", cuda_backward, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, py::kw_only(), "allocate"_a, "stream"_a,
-        "The gradients of cuda_forward.");
+        "dparams"_a = py::none(), "The gradients of cuda_forward.");
 }
 
 }  // namespace pyrnn

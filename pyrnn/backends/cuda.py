@@ -88,7 +88,9 @@ class CudaBackend(Backend):
     def __init__(self, device: str, precision: str = "exact") -> None:
         self.device, self.precision = open_library(device), precision
         self.tier = "automatic"
-        super().__init__(_core.cells(), self.run, self.run_backward, NUMBERS, installed_library(self.device))
+        # Cells whose step has stages are the CPU's.
+        cells = {name: cell for name, cell in _core.cells().items() if not cell["late"]}
+        super().__init__(cells, self.run, self.run_backward, NUMBERS, installed_library(self.device))
 
     def arrays_of(self, name: str, a: Any) -> DeviceArrays:
         return library_of(name, a, self.device)
@@ -118,6 +120,8 @@ class CudaBackend(Backend):
         def described(a: Any) -> Any:
             return None if a is None else self.arrays_of("params", a).describe(a)
 
+        if "params" in options:
+            options["params"] = described(options["params"])
         for name in ("lengths", "mask", "resets"):
             if name in options:
                 options[name] = arrays.describe(options[name])
@@ -149,6 +153,7 @@ class CudaBackend(Backend):
         dx_accumulate: bool,
         dstate_out: list[Any],
         *dweights: Any,
+        dparams: Any = None,
     ) -> None:
         """As `_core.backward`, on device arrays."""
         arrays = kept.arrays
@@ -167,4 +172,5 @@ class CudaBackend(Backend):
             db_hh,
             allocate=arrays.allocate,
             stream=arrays.stream(),
+            dparams=None if dparams is None else arrays.describe(dparams),
         )
