@@ -14,6 +14,10 @@ from pyrnn.reference.functional import REFERENCE
 CELLS = sorted(reference.cells())
 #: Those with a single product of h: what streams, the compiled decoder and the CUDA kernels know.
 FUSED = [name for name in CELLS if not reference.cells()[name]["late"]]
+#: The first of each interface: the others differ from one of these in their formula alone.
+DISTINCT = list(
+    {tuple(constants.values()): name for name, constants in reversed(reference.cells().items())}.values()
+)[::-1]
 OPTIONS = ("plain", "lengths", "mask", "resets", "initial", "all")
 
 
