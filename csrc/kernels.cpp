@@ -57,9 +57,9 @@ CellInfo cell_info(const char* name) {
   static_assert(
       Cell::slots <= max_slots && Cell::states <= max_states && Cell::saved <= max_saved && Cell::params <= max_params,
       "the kernels' tables are that large");
-  return {name,         Cell::slots,           Cell::states,       Cell::saved,
-          Cell::params, FromX<Cell>::count,    FromH<Cell>::count, late_slots<Cell>,
-          Cell::from_x, Cell::from_h,          name_of_params<Cell>()};
+  return {name,         Cell::slots,        Cell::states,          Cell::saved,
+          Cell::params, FromX<Cell>::count, FromH<Cell>::count,    late_slots<Cell>,
+          Cell::from_x, Cell::from_h,       name_of_params<Cell>()};
 }
 
 template <class Cell, class T>
@@ -99,8 +99,7 @@ CellKernels cell_kernels() {
   CellKernels k{};
   k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
     if constexpr (fused)
-      if (!is_staged<Cell>(args.weights))
-        return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
+      if (!is_staged<Cell>(args.weights)) return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
     return staged_forward_memory<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads, save);
   };
   k.forward = [](const ForwardArgs& args, int threads) {

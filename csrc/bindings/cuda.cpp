@@ -258,8 +258,7 @@ void bind_cuda(py::module_& m) {
   m.def("cuda_forward", cuda_forward, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a,
         "bias_hh"_a, "y"_a, "state_out"_a, py::kw_only(), "allocate"_a, "device"_a, "stream"_a,
         "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(), "reset_to_initial"_a = false,
-        "reverse"_a = false, "save"_a = false, "precision"_a = "exact", "tier"_a = "automatic",
-        "params"_a = py::none(),
+        "reverse"_a = false, "save"_a = false, "precision"_a = "exact", "tier"_a = "automatic", "params"_a = py::none(),
         "forward on described device arrays (pointer, shape, strides, number, …); returns what backward needs when "
         "`save`.");
   m.def("cuda_backward", cuda_backward, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,

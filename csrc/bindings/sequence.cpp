@@ -291,12 +291,11 @@ void bind_sequence(py::module_& m) {
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
         "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
-        "params"_a = py::none(), "regularization"_a = py::none(),
-        "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
+        "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
-        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(),
-        "dnorm_ih"_a = py::none(), "dnorm_hh"_a = py::none(),
+        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(), "dnorm_ih"_a = py::none(),
+        "dnorm_hh"_a = py::none(),
         "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");
