@@ -14,7 +14,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from pyrnn import checks
 from pyrnn.functional import KERNELS
-from pyrnn.torch import arrays, eager, formulas
+from pyrnn.torch import arrays, eager, formulas, variants
 from pyrnn.torch.arrays import DTYPES, Call
 from pyrnn.torch.operators import options_of
 from pyrnn.torch.transforms import operator_now
@@ -35,16 +35,6 @@ def cell_option(cells: tuple[str, ...], cell: str | None) -> None:
         raise ValueError(f"cell: expected {' or '.join(map(repr, cells))} in this module, got {cell!r}")
 
 
-def own_options(
-    cells: tuple[str, ...], cell: str | None, layer_norm: bool, zoneout: float, recurrent_dropout: float
-) -> None:
-    """Check the options that PyTorch's layers do not have."""
-    cell_option(cells, cell)
-    checks.supported(
-        layer_norm=(layer_norm, False), zoneout=(zoneout, 0.0), recurrent_dropout=(recurrent_dropout, 0.0)
-    )
-
-
 class Recurrent(torch.nn.RNNBase):
     """What the three layers share: which way a call takes.
 
@@ -55,6 +45,7 @@ class Recurrent(torch.nn.RNNBase):
 
     _tuple: bool  # whether the state is a tuple
     _views: tuple[Any, ...] = ()
+    _variant: variants.Variant | None = None  # what `torch.nn` does not have
 
     @property
     def _cell(self) -> str:
@@ -89,6 +80,8 @@ class Recurrent(torch.nn.RNNBase):
         output : tensor (T, B, H·directions) in the layout of the input, or PackedSequence
         hx : the state after each row's last valid step
         """
+        if self._variant is not None:
+            return variants.run(self, input, hx, lengths, mask, resets, reset_to)
         plain = lengths is None and mask is None and resets is None and reset_to == "zero"
         if not torch.compiler.is_compiling():
             if plain and type(input) is Tensor and not is_autocast_enabled() and eager.unwatched():
@@ -108,6 +101,22 @@ class Recurrent(torch.nn.RNNBase):
         checks.choice("reset_to", reset_to, ("zero", "initial"))
         options = (lengths, mask, resets, reset_to == "initial")
         return self._general(input, hx, options, self.batch_first, kernels=known)
+
+    @property
+    def cell(self) -> str:
+        """Name of the cell in the kernels."""
+        return self._cell if self._variant is None else self._variant.layout.spec.name
+
+    def reset_parameters(self) -> None:
+        """PyTorch's initial values, and ones for the gains of normalisation."""
+        super().reset_parameters()
+        for name, parameter in self.named_parameters(recurse=False):
+            if name.startswith("weight_ln"):
+                torch.nn.init.ones_(parameter)
+
+    def extra_repr(self) -> str:
+        """PyTorch's words, and what is not PyTorch's."""
+        return variants.words(self, super().extra_repr())
 
     def _short(self, x: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
         """The eager call without options, or None when anything is out of the ordinary."""
@@ -342,14 +351,17 @@ class LSTM(Recurrent, torch.nn.LSTM):
     ----------
     *args, **kwargs
         Of `torch.nn.LSTM`.
-    cell : {"lstm"}
+    cell : str
+        A name in `pyrnn.cells()` with states (h, c): "lstm_peephole" and the other variants.
     layer_norm, zoneout, recurrent_dropout
-        Not implemented yet; only the defaults are accepted.
+        As in `pyrnn.Recurrent`; masks are drawn in training, from PyTorch's generator.
 
     Raises
     ------
+    ValueError, TypeError
+        An option is wrong.
     NotImplementedError
-        An option that does not exist yet has a value other than its default.
+        A layer with one of these options is called with other tensors than float32 or float64 on the CPU.
 
     Examples
     --------
@@ -372,12 +384,13 @@ class LSTM(Recurrent, torch.nn.LSTM):
         *args: Any,
         cell: str | None = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        own_options(("lstm",), cell, layer_norm, zoneout, recurrent_dropout)
+        cell_option(variants.cells_of("LSTM"), cell)
         super().__init__(*args, **kwargs)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
 
     @property
     def _cell(self) -> str:
@@ -394,12 +407,13 @@ class GRU(Recurrent, torch.nn.GRU):
         *args: Any,
         cell: str | None = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        own_options(("gru",), cell, layer_norm, zoneout, recurrent_dropout)
+        cell_option(variants.cells_of("GRU"), cell)
         super().__init__(*args, **kwargs)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
 
     @property
     def _cell(self) -> str:
@@ -419,16 +433,17 @@ class RNN(Recurrent, torch.nn.RNN):
         *args: Any,
         cell: str | None = None,
         layer_norm: bool = False,
-        zoneout: float = 0.0,
+        zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         **kwargs: Any,
     ) -> None:
-        own_options(("rnn_tanh", "rnn_relu"), cell, layer_norm, zoneout, recurrent_dropout)
+        cell_option(variants.cells_of("RNN"), cell)
         if cell is not None and len(args) < 4:
             kwargs.setdefault("nonlinearity", cell.removeprefix("rnn_"))
         super().__init__(*args, **kwargs)
         if cell is not None and cell != self._cell:
             raise ValueError(f"cell: expected {self._cell!r} for this nonlinearity, got {cell!r}")
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
 
     @property
     def _cell(self) -> str:
