@@ -147,7 +147,7 @@ class Varied(torch.autograd.Function):
         state: Any = None if not states else states if layout.spec.states > 1 else states[0]
         save = any(ctx.needs_input_grad)
         y, final, saved = stacking.forward(
-            KERNELS, layout, DTYPES[x.dtype], arrays.view(x), state, params, save=save, **options
+            KERNELS, layout, DTYPES[tensors[-1].dtype], arrays.view(x), state, params, save=save, **options
         )
         ctx.save_for_backward(x, *tensors)
         ctx.set_materialize_grads(False)
