@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `check`, `charlm`, `charlm sample`, `translate` and `captions`.
+"""The command line: `pyrnn info`, `check`, `charlm`, `translate`, `captions`, `variants` and `gradients`.
 
 Every command imports what it needs when it runs.
 """
@@ -15,6 +15,7 @@ from typing import NoReturn
 from pyrnn.cli_captions import add_captions
 from pyrnn.cli_options import add_config, given
 from pyrnn.cli_translate import add_translate
+from pyrnn.cli_variants import add_variants
 from pyrnn.examples.config import Config
 
 DESCRIPTION = "Recurrent layers with fused kernels."
@@ -108,6 +109,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_translate(commands)
     add_captions(commands)
+    add_variants(commands)
     return top
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a program as a checked dataclass: character model, translation, captions."""
+"""The options of a program as a checked dataclass: character model, translation, captions, variants."""
 
 from __future__ import annotations
 
@@ -125,3 +125,57 @@ class CaptionsConfig(Options):
         if self.height * self.width > self.MOST_PIXELS:
             got = f"{self.height} x {self.width}"
             raise ValueError(f"--height, --width: expected at most {self.MOST_PIXELS} pixels, got {got}")
+
+
+@dataclasses.dataclass(frozen=True)
+class VariantsConfig(Options):
+    """Everything that decides the course of a comparison of cells, but the cells and a text.
+
+    Where an option's default is the task's own, 0 stands for it, and is replaced by it here.
+    """
+
+    #: Fewest steps in which every task makes sense.
+    SHORTEST: ClassVar[int] = 12
+    OWN: ClassVar[dict[str, dict[str, Any]]] = {
+        "adding": {"length": 100, "hidden": 32, "steps": 4000, "rate": 0.02},
+        "copy": {"length": 30, "hidden": 32, "steps": 4000, "rate": 0.01},
+        "text": {"length": 50, "hidden": 64, "steps": 800, "rate": 0.02},
+    }
+
+    task: str = option("adding", 0, "NAME", "adding, copy or text")
+    seeds: int = option(3, 1, "N", "trainings of each cell")
+    length: int = option(0, 0, "N", "steps of a sequence; 0 for the task's own number")
+    hidden: int = option(0, 0, "N", "units of every cell; 0 for the task's own number")
+    weights: int = option(
+        0, 0, "N", "choose each cell's units so that its model has about so many; 0: --hidden"
+    )
+    batch: int = option(32, 1, "N", "sequences of an update")
+    steps: int = option(0, 0, "N", "updates of each training; 0 for the task's own number")
+    rate: float = option(0.0, 0, "X", "highest learning rate; 0 for the task's own")
+    clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
+    forget: float = option(1.0, -100, "X", "added to the forget gate's bias at the start")
+    points: int = option(20, 1, "N", "of a learning curve")
+    seed: int = option(0, 0, "N", "of each cell's first training; the others count on")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one_of("task", self.task, self.OWN)
+        for name, value in self.OWN[self.task].items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, value)
+        if self.length < self.SHORTEST:
+            raise ValueError(f"--length: expected a number from {self.SHORTEST}, got {self.length}")
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientsConfig(Options):
+    """Everything that decides which gradients are seen, but the cells."""
+
+    length: int = option(100, VariantsConfig.SHORTEST, "N", "steps of a sequence")
+    hidden: int = option(32, 1, "N", "units of every cell")
+    batch: int = option(32, 1, "N", "sequences of an update")
+    steps: int = option(4000, 1, "N", "updates of each training")
+    rate: float = option(0.02, 0, "X", "highest learning rate")
+    clip: float = option(1.0, 0, "X", "longest gradient; 0 for any")
+    forget: float = option(1.0, -100, "X", "added to the forget gate's bias at the start")
+    seed: int = option(0, 0, "N", "of the initial parameters and the sequences")

@@ -179,6 +179,7 @@ class Report:
 
     def __init__(self, training: Trainable, header: str, quiet: bool) -> None:
         self._training, self._quiet, self._bar = training, quiet, None
+        self._measure: str = getattr(training, "measure", "bits")
         self._rate, self._last = 0.0, time.perf_counter()
         if not quiet and sys.stderr.isatty():
             with contextlib.suppress(ImportError):
@@ -200,7 +201,7 @@ class Report:
         self._last = now
         if self._bar is not None:
             self._bar.set_postfix_str(
-                f"{bits:.3f} bits, {self._rate:.0f} {self._training.unit}/s", refresh=False
+                f"{bits:.3f} {self._measure}, {self._rate:.0f} {self._training.unit}/s", refresh=False
             )
             self._bar.update()
 
