@@ -67,25 +67,25 @@ def test_decoder(cell, query):
     attention = ATTENTIONS["bahdanau"](pyrnn.torch)
     decoder = pyrnn.torch.AttentionDecoder(cell, 3, 5, attention, **options)
     x, memory = draw(2, 4, 3), draw(2, 6, 6)
-    state = tuple(draw(2, 5) for _ in range(2 if cell == "lstm" else 1))
-    given = state if cell == "lstm" else state[0]
+    state = tuple(draw(2, 5) for _ in range(pyrnn._core.cells()[cell]["states"]))
+    given = state if len(state) > 1 else state[0]
     outputs, final, weights = decoder(x, memory, [6, 3], given)
     peer = pyrnn.AttentionDecoder(cell, 3, 5, plain(attention, ATTENTIONS["bahdanau"]), **options)
     for name in peer.params:
         peer.params[name][...] = getattr(decoder, name).detach().numpy()
     arrays = tuple(s.detach().numpy() for s in state)
     expected = peer.forward(
-        x.detach().numpy(), memory.detach().numpy(), [6, 3], arrays if cell == "lstm" else arrays[0]
+        x.detach().numpy(), memory.detach().numpy(), [6, 3], arrays if len(state) > 1 else arrays[0]
     )
     assert (outputs.detach().numpy() == expected[0]).all() and (weights.detach().numpy() == expected[2]).all()
-    finals = final if cell == "lstm" else (final,)
+    finals = final if len(state) > 1 else (final,)
     dys = [torch.randn_like(a) for a in (outputs, weights, *finals)]
     grads = torch.autograd.grad([outputs, weights, *finals], [x, memory, *state, *decoder.parameters()], dys)
     dstate = tuple(a.numpy() for a in dys[2:])
     result = peer.backward(
-        expected[3], dys[0].numpy(), dstate if cell == "lstm" else dstate[0], dys[1].numpy()
+        expected[3], dys[0].numpy(), dstate if len(state) > 1 else dstate[0], dys[1].numpy()
     )
-    first = result.state if cell == "lstm" else (result.state,)
+    first = result.state if len(state) > 1 else (result.state,)
     wanted = [result.x, result.memory, *first]
     names = [name for name, _ in decoder.named_parameters()]
     by_name = result.params | {f"attention.{n}": a for n, a in result.attention.items()}

@@ -37,12 +37,12 @@ void zoneout_shares(const Regularization& r, int states, int64_t t, int64_t b, R
   }
 }
 
-// new = cell's + share·(old - cell's).
+// new = (1 - share)·cell's + share·old: a unit that keeps its state keeps every bit of it.
 template <class T>
 void zoneout_forward(int states, const T* share, const StepRow<T>& row, Range units, int64_t H, int64_t padded) {
   for (int s = 0; s < states; s++)
     for (int64_t u = s * padded + units.begin; u < s * padded + units.end; u++)
-      row.state_new[u] += share[u] * (row.state[u] - row.state_new[u]);
+      row.state_new[u] = (1 - share[u]) * row.state_new[u] + share[u] * row.state[u];
   for (int64_t u = units.begin; u < smaller(units.end, H); u++) row.y[u] = row.state_new[u];
 }
 

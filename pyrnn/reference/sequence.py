@@ -99,7 +99,7 @@ def forward(
             a[t, list(kind.from_h[early:])] += split(plus(rows, biases[1]), H)
         s_new, step_save = kind.forward(a[t], s, p)
         s_new = np.stack(s_new)
-        s_new = s_new + shares[t] * (s - s_new)
+        s_new = (1 - shares[t]) * s_new + shares[t] * s
         started[t] = np.where(active[t], s, 0)
         kept[t] = np.where(active[t], step_save, 0)
         s = np.where(active[t], s_new, s)

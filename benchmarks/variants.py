@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every cell and option at the speed of the plain one, and against a loop of PyTorch's operations.
+
+python benchmarks/variants.py [THREADS]      a Markdown table
+"""
+
+import sys
+import time
+
+import numpy as np
+import torch
+
+import pyrnn
+
+SIZES = ((64, 32, 128), (50, 64, 256))  # T, B, I = H
+OPTIONS = {
+    "lstm, zoneout 0.1": ("lstm", {"zoneout": 0.1}),
+    "lstm, recurrent_dropout 0.1": ("lstm", {"recurrent_dropout": 0.1}),
+    "lstm, layer_norm": ("lstm", {"layer_norm": True}),
+}
+ROUNDS, REST = 9, 0.05
+
+
+def loop(cell, options, x, p):
+    """One layer's outputs by a loop of PyTorch's operations; None for cells that are not written here."""
+    w, r, b = p["weight_ih_l0"], p["weight_hh_l0"], p["bias_ih_l0"] + p["bias_hh_l0"]
+    H, ys = r.shape[1], []
+    h = c = x.new_zeros(x.shape[1], H)
+    inputs = torch.nn.functional.linear(x, w)
+    if options:
+        if "layer_norm" not in options:
+            return None
+        inputs = torch.nn.functional.layer_norm(inputs, (4 * H,), p["weight_ln_ih_l0"])
+    for a in inputs:
+        recurrent = h @ r[: 2 * H].T if cell == "gru_reset_before" else h @ r.T
+        if options:
+            recurrent = torch.nn.functional.layer_norm(recurrent, (4 * H,), p["weight_ln_hh_l0"])
+        if cell == "gru_reset_before":
+            reset, z = torch.sigmoid(a[:, : 2 * H] + recurrent + b[: 2 * H]).chunk(2, 1)
+            n = torch.tanh(a[:, 2 * H :] + (reset * h) @ r[2 * H :].T + b[2 * H :])
+            h = n + z * (h - n)
+            ys.append(h)
+            continue
+        gates = (a + recurrent + b).chunk(r.shape[0] // H, 1)
+        if cell == "lstm":
+            i, f, g, o = gates
+            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        elif cell == "lstm_peephole":
+            pi, pf, po = p["weight_peephole_l0"]
+            i, f, g, o = gates
+            c = torch.sigmoid(f + pf * c) * c + torch.sigmoid(i + pi * c) * torch.tanh(g)
+            o = o + po * c
+        elif cell == "lstm_coupled":
+            i, g, o = gates
+            i = torch.sigmoid(i)
+            c = c + i * (torch.tanh(g) - c)
+        else:
+            return None
+        h = torch.sigmoid(o) * torch.tanh(c)
+        ys.append(h)
+    return torch.stack(ys)
+
+
+def timed(work):
+    """Seconds of one call, after a rest and an untimed one."""
+    time.sleep(REST)
+    work()
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def works(name, T, B, H):
+    """Names and calls of one row: ours, and the loop's where there is one."""
+    cell, options = OPTIONS.get(name, (name, {}))
+    layer = pyrnn.Recurrent(cell, H, H, seed=0, **options)
+    x = np.random.default_rng(0).normal(size=(T, B, H)).astype(np.float32)
+    dy = np.ones((T, B, H), np.float32)
+
+    def both():
+        layer.backward(layer.forward(x)[2], dy)
+
+    found = {"forward": lambda: layer.forward(x), "both": both}
+    tensors = {key: torch.tensor(a, requires_grad=True) for key, a in layer.params.items()}
+    tx = torch.tensor(x, requires_grad=True)
+    y = loop(cell, options, tx, tensors)
+    if y is not None:
+        assert np.abs(y.detach().numpy() - layer(x)[0]).max() < 1e-4
+        ty = torch.tensor(dy)
+
+        def torch_forward():
+            with torch.no_grad():
+                loop(cell, options, tx, tensors)
+
+        found |= {"loop forward": torch_forward}
+        found |= {"loop both": lambda: loop(cell, options, tx, tensors).backward(ty)}
+    constants = pyrnn._core.cells()[cell]
+    products = 2 * T * B * H * H * (len(constants["from_x"]) + len(constants["from_h"]))
+    return found, products
+
+
+def main(threads):
+    """The table."""
+    pyrnn.set_num_threads(threads)
+    torch.set_num_threads(threads)
+    names = [*pyrnn.cells(), *OPTIONS]
+    print(
+        "| cell | sizes | forward µs | share of peak | f + b µs | share of peak | × loop forward | × loop f + b |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for T, B, H in SIZES:
+        rows = {name: works(name, T, B, H) for name in names}
+        times = {(name, kind): [] for name, (calls, _) in rows.items() for kind in calls}
+        peaks = []
+        for _ in range(ROUNDS):
+            peaks.append(pyrnn._core.fma_peak(threads, 0.05))
+            for name, (calls, _) in rows.items():
+                for kind, call in calls.items():
+                    times[name, kind].append(timed(call))
+        peak = float(np.median(peaks)) * 1e9
+        for name, (calls, products) in rows.items():
+            t = {kind: float(np.median(times[name, kind])) for kind in calls}
+            ratios = [f"{t['loop ' + k] / t[k]:.1f}" if "loop both" in t else "" for k in ("forward", "both")]
+            shares = [products / t["forward"] / peak, 3 * products / t["both"] / peak]
+            print(
+                f"| {name} | {T}, {B}, {H}, {H} | {1e6 * t['forward']:,.0f} | {shares[0]:.0%} "
+                f"| {1e6 * t['both']:,.0f} | {shares[1]:.0%} | {ratios[0]} | {ratios[1]} |"
+            )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
