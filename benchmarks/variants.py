@@ -104,9 +104,7 @@ def main(threads):
     pyrnn.set_num_threads(threads)
     torch.set_num_threads(threads)
     names = [*pyrnn.cells(), *OPTIONS]
-    print(
-        "| cell | sizes | forward µs | share of peak | f + b µs | share of peak | × loop forward | × loop f + b |"
-    )
+    print("| cell | sizes | forward µs | share of peak | f + b µs | share of peak | × loop | × loop f + b |")
     print("|---|---|---|---|---|---|---|---|")
     for T, B, H in SIZES:
         rows = {name: works(name, T, B, H) for name in names}
