@@ -23,6 +23,7 @@ COPIED = ("csrc", "cuda", "pyrnn", "tests", "CMakeLists.txt", "pyproject.toml", 
 TESTS = ("test_minimal", "test_dual", "test_kernels", "test_semantics", "test_streams", "test_reference")
 ATTENTION = ("test_dual", "test_attention_kernels", "test_decoder_kernels", "test_attention_examples")
 ATTENTION += ("test_attention_semantics",)
+STAGES = ("test_dual", "test_regularization", "test_staged")
 
 
 class Bug(NamedTuple):
@@ -105,6 +106,42 @@ BUGS = (
         True,
     ),
     Bug("directions swapped", "pyrnn/stacking.py", "reverse=d == 1,", "reverse=d == 0 and D == 2,"),
+    Bug("a peephole dropped", "csrc/cells/lstm_peephole.h", "+ p[1] * s[1])", ")", tests=("test_dual",)),
+    Bug(
+        "a peephole's gradient dropped",
+        "csrc/engine/sequence_backward.h",
+        "copy_row<T>(bias + (cell.slots + i) * padded, H,",
+        "copy_row<T>(nullptr, H,",
+        tests=("test_kernels",),
+    ),
+    Bug(
+        "zoneout's mask of another step in the backward",
+        "csrc/engine/sequence_backward.h",
+        "zoneout_shares(args.regularization, cell.states, t, b, zone,",
+        "zoneout_shares(args.regularization, cell.states, t + 1, b, zone,",
+        tests=STAGES,
+    ),
+    Bug(
+        "dropout of h not in the gradient of R",
+        "csrc/engine/sequence_backward.h",
+        "            if (!factors) return h;",
+        "            return h;",
+        tests=STAGES,
+    ),
+    Bug(
+        "the mean left out of the normalisation's gradient",
+        "csrc/engine/staged.h",
+        "(load_tail(at, k) - mean - known * along)",
+        "(load_tail(at, k) - known * along)",
+        tests=STAGES,
+    ),
+    Bug(
+        "reset_after confused",
+        "csrc/engine/staged_forward.h",
+        "reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, read(n));",
+        "copy_row(row[n].state, padded, read(n), padded);",
+        tests=STAGES,
+    ),
     attention_bug(
         "a score's slope halved", "csrc/scores/additive.h", "slope_factor = 4;", "slope_factor = 2;"
     ),

@@ -44,7 +44,7 @@ struct SlotTile {
 };
 
 // Where the backward of one sequence's step reads and writes. Slot i of a unit u has its gradient at
-// da[i·da_slot + u / da_block·da_column + u % da_block], those of the parameters follow the slots'.
+// da[i·da_slot + u / C·da_column + u % C] with C = column_block; those of the parameters follow the slots'.
 template <class T>
 struct GradientRow {
   const T *gates, *state;  // (saved, padded), (states, padded)

@@ -24,6 +24,12 @@ constexpr int late_slots = 0;
 template <class Cell>
 constexpr int late_slots<Cell, decltype(void(Cell::late))> = Cell::late;
 
+// The vectors at `unit` of `count` rows that are `padded` apart.
+template <class T>
+PYRNN_FN void load_rows(const T* from, int count, int64_t padded, int64_t unit, Vec<T>* out) {
+  for (int i = 0; i < count; i++) out[i] = load(from + i * padded + unit);
+}
+
 template <class Cell, class T>
 ReadFunctions<T> read_functions() {
   if constexpr (late_slots<Cell> == 0) {
@@ -31,35 +37,30 @@ ReadFunctions<T> read_functions() {
   } else {
     using V = Vec<T>;
     constexpr int L = lanes<T>;
-    // Calls work(unit) with the vectors of `count` rows, padded apart, behind it.
-    const auto rows = [](const T* from, int count, int64_t padded, int64_t unit, V* out) {
-      for (int i = 0; i < count; i++) out[i] = load(from + i * padded + unit);
-    };
-    static const auto gather = rows;
     ReadFunctions<T> f{};
     f.late = Cell::late;
     f.read = [](const Units<T>& u, const T* slots, const T* state, T* out) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
         V a[Cell::slots], s[Cell::states];
-        gather(slots, Cell::slots, u.padded, unit, a);
-        gather(state, Cell::states, u.padded, unit, s);
+        load_rows(slots, Cell::slots, u.padded, unit, a);
+        load_rows(state, Cell::states, u.padded, unit, s);
         store(out + unit, Cell::read(a, s));
       }
     };
     f.read_saved = [](const Units<T>& u, const T* gates, const T* state, T* out) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
         V save[Cell::saved], s[Cell::states];
-        gather(gates, Cell::saved, u.padded, unit, save);
-        gather(state, Cell::states, u.padded, unit, s);
+        load_rows(gates, Cell::saved, u.padded, unit, save);
+        load_rows(state, Cell::states, u.padded, unit, s);
         store(out + unit, Cell::read_saved(save, s));
       }
     };
     f.read_backward = [](const Units<T>& u, const T* gates, const T* state, const T* dread, T* ds, T* da) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
         V save[Cell::saved], s[Cell::states], d[1] = {load(ds + unit)}, a[Cell::slots];
-        gather(gates, Cell::saved, u.padded, unit, save);
-        gather(state, Cell::states, u.padded, unit, s);
-        gather(da, Cell::slots, u.padded, unit, a);
+        load_rows(gates, Cell::saved, u.padded, unit, save);
+        load_rows(state, Cell::states, u.padded, unit, s);
+        load_rows(da, Cell::slots, u.padded, unit, a);
         Cell::read_backward(save, s, load(dread + unit), d, a);
         store(ds + unit, d[0]);
         for (int i = 0; i < Cell::slots; i++) store(da + i * u.padded + unit, a[i]);
