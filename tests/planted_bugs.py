@@ -104,6 +104,7 @@ BUGS = (
         "            dx *= dropped\n",
         "            pass\n",
         True,
+        ("test_reference",),
     ),
     Bug("directions swapped", "pyrnn/stacking.py", "reverse=d == 1,", "reverse=d == 0 and D == 2,"),
     Bug("a peephole dropped", "csrc/cells/lstm_peephole.h", "+ p[1] * s[1])", ")", tests=("test_dual",)),
