@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `check`, `charlm`, `charlm sample`, `translate` and `captions`.
+"""The command line: `pyrnn info`, `check`, `charlm`, `charlm sample`, `translate`, `captions`
+and `bench`.
 
 Every command imports what it needs when it runs.
 """
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pyrnn.cli_bench import add_bench
 from pyrnn.cli_captions import add_captions
 from pyrnn.cli_options import add_config, given
 from pyrnn.cli_translate import add_translate
@@ -108,6 +110,7 @@ def parser() -> argparse.ArgumentParser:
 
     add_translate(commands)
     add_captions(commands)
+    add_bench(commands)
     return top
 
 

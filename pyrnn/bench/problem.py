@@ -12,7 +12,7 @@ from pyrnn.bench.grid import COMPUTE, Case
 from pyrnn.layout import Array
 from pyrnn.recurrent import Recurrent
 
-#: A stream's output is compared after so many steps with the same input: one that forgets its state is found out.
+#: A stream's output is compared after so many steps with the same input: one that forgets its state shows.
 STREAM_STEPS = 3
 
 
@@ -36,9 +36,7 @@ class Problem:
     def __init__(self, case: Case) -> None:
         self.case = case
         rng = np.random.default_rng(0)
-        layer = Recurrent(
-            case.cell, case.I, case.H, case.layers, bidirectional=case.directions == 2, seed=0
-        )
+        layer = Recurrent(case.cell, case.I, case.H, case.layers, bidirectional=case.directions == 2, seed=0)
         self.params = layer.params
         self.x = rng.standard_normal((case.T, case.B, case.I), dtype=np.float32)
         self.dy = rng.standard_normal((case.T, case.B, case.H * case.directions), dtype=np.float32)
@@ -55,7 +53,7 @@ class Problem:
 
     @cached_property
     def expected(self) -> dict[str, Array]:
-        """By the reference in float64: y, and in training every gradient by its parameter's name, that of x as x."""
+        """By the reference in float64: y, and in training the gradients of x and, by its name, of every parameter."""
         case = self.case
         x = self.x.astype(np.float64)
         params = {name: p.astype(np.float64) for name, p in self.params.items()}
@@ -79,7 +77,7 @@ class Problem:
         Raises
         ------
         Wrong
-            A name or shape differs, or an error, relative to the norm of what is expected, is beyond the bound.
+            A name or shape differs, or an error, relative to the norm of what is expected, is too large.
         """
         compute = COMPUTE[self.case.compute]
         missing = set(self.expected) - set(result) - ({"y"} if len(self.expected) > 1 else set())
