@@ -17,9 +17,9 @@ DESCRIPTION = """Time layers against every other library that is installed, on t
 threads, in rounds that alternate, and against what this machine can do at the most. Every result is compared
 with a float64 reference before it is timed."""
 
-EPILOG = """Leave the machine alone meanwhile: what else runs on it is in the figures. Without options four sizes
-of three cells take some minutes; --full takes hours. Ctrl-C leaves the rows measured so far in the JSON file.
-Lists: --cell lstm,rnn --threads 1,2 --peers pytorch,onnxruntime --shapes 64,8,128,128 50,64,256,256.
+EPILOG = """Leave the machine alone meanwhile: what else runs on it is in the figures. Without options four
+sizes of three cells take some minutes; --full takes hours. Ctrl-C leaves the rows measured so far in the JSON
+file. Lists: --cell lstm,rnn --threads 1,2 --peers pytorch,onnxruntime --shapes 64,8,128,128 50,64,256,256.
 With --against the exit code is 1 where this build is slower than the other wheel's."""
 
 
@@ -46,8 +46,8 @@ def add_bench(commands: Any) -> None:
     bench.add_argument("--plot", metavar="FOLDER", help="write the roofline and the ratios as pictures there")
     bench.add_argument("--figures", metavar="FILE", help="report on this JSON file and measure nothing")
     bench.add_argument("--against", metavar="WHEEL", help="compare with this wheel of pyrnn and nothing else")
-    bench.add_argument("--threshold", metavar="X", type=float, default=1.1,
-                       help="--against fails where this build is slower by this factor; default: %(default)s")  # fmt: skip
+    factor = "ratio of times from which --against fails; default: %(default)s"
+    bench.add_argument("--threshold", metavar="X", type=float, default=1.1, help=factor)
     size = bench.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="seconds, to see that all works")
     size.add_argument(
@@ -80,8 +80,8 @@ def run_bench(options: argparse.Namespace) -> int:
 
 def chosen(options: argparse.Namespace) -> list[Case]:
     """The cases that the options name."""
-    from pyrnn.bench import grid
     from pyrnn import cells
+    from pyrnn.bench import grid
 
     def words(option: str, known: Any, default: Any) -> list[str]:
         text = getattr(options, option)

@@ -38,7 +38,7 @@ class Row:
     errors : dict
         Why a library that takes part has no seconds.
     limits : list of float
-        Seconds that the case takes at the least, measured around each of this library's batches.
+        Seconds that the case takes at the least: the lower of two measurements around each of our batches.
     by : str
         What that limit is: fma, bfloat16, or the level of memory that the weights are read from.
     saved_bytes : int or None

@@ -32,8 +32,8 @@ class Compute(NamedTuple):
 
 #: Relative L2 errors against the float64 reference. float32: far more than its arithmetic has, because peers
 #: approximate the activations, and far less than any mistake makes. bfloat16 has 8 bits, peers keep states in
-#: it too, and a slope of ReLU taken on the wrong side of zero costs a gradient 9 % at a few dozen units. A new
-#: kind of weight is a line here, and its name in the `computes` of the peers that have it.
+#: it too, and a slope of ReLU taken on the wrong side of zero costs a gradient 9 % at a few dozen units. A
+#: new kind of weight is a line here, and its name in the `computes` of the peers that have it.
 COMPUTE = {
     "float32": Compute(None, 4, "float32", 1e-4, 3e-4),
     "bfloat16": Compute("bfloat16", 2, "bfloat16", 3e-2, 1.5e-1),
@@ -140,7 +140,7 @@ class Case:
 
     @property
     def footprint(self) -> int:
-        """Bytes of packed weights that a step reads: all of a stream, otherwise the recurrent ones of a layer."""
+        """Bytes of packed weights that a step reads: of a stream all, else the recurrent ones of a layer."""
         size = COMPUTE[self.compute].weight_bytes
         if self.mode == "stream":
             return size * self.weights("weight_")

@@ -113,6 +113,7 @@ def ratios(path: Path, rows: Sequence[Row]) -> None:
         if row.best and row.ours:
             values[at], names[at] = math.log2(row.best[1] / row.ours), row.best[0]
     made, (axes,) = figure(2.8 + 1.05 * len(columns), 1.9 + 0.5 * len(shapes))
+    axes.set_facecolor("0.95")
     image = axes.imshow(values, cmap="RdBu", vmin=-3, vmax=3, aspect="auto")
     for (i, j), name in names.items():
         dark = abs(values[i, j]) > 2

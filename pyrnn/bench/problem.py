@@ -53,7 +53,7 @@ class Problem:
 
     @cached_property
     def expected(self) -> dict[str, Array]:
-        """By the reference in float64: y, and in training the gradients of x and, by its name, of every parameter."""
+        """By the reference in float64: y, and in training the gradients of x and of every parameter."""
         case = self.case
         x = self.x.astype(np.float64)
         params = {name: p.astype(np.float64) for name, p in self.params.items()}

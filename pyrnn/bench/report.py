@@ -78,6 +78,8 @@ def section(title: str, entries: Sequence[Entry]) -> list[str]:
     lines = [f"### {title}", "", *markdown(head, rows), ""]
     for (label, p), values in wins.items():
         found = [value for value, _ in values]
+        if len(found) < 2:
+            continue
         lines.append(
             f"- {label}: {geometric_mean(found):.2f} times {p} in the geometric mean, "
             f"{min(found):.2f} times at the least."

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the rows of one number of threads, as the program of a process that has as many processors.
 
-Libraries fix their pools when they are first used, and some take their size from the processors alone; hence a
-process for each number of threads. The JSON file is written after every row: whatever ends a run, its rows
-are there.
+Libraries fix their pools when they are first used, some by the number of processors alone; hence a process for
+each number of threads. The JSON file is written after every row: whatever ends a run, its rows are there.
 """
 
 from __future__ import annotations
@@ -90,7 +89,7 @@ def measure(case: Case, kinds: Iterable[type[Peer]], threads: int, pace: Pace) -
     for kind in kinds:
         try:
             ready[kind.name] = prepared(kind, problem, threads)
-        except (Wrong, Exception) as error:  # whatever another library raises: the others go on
+        except Exception as error:  # whatever another library raises: the others go on
             first = (str(error).strip().splitlines() or [""])[0]
             row.errors[kind.name] = first if isinstance(error, Wrong) else f"{type(error).__name__}: {first}"
     around = {OURS.name: lambda: peaks.limit(case, threads)} if OURS.name in ready else {}
@@ -98,7 +97,7 @@ def measure(case: Case, kinds: Iterable[type[Peer]], threads: int, pace: Pace) -
         warnings.simplefilter("ignore")
         row.seconds, readings = alternate({name: peer.run for name, peer in ready.items()}, pace, around)
     for before, after in readings.get(OURS.name, []):
-        row.limits.append((before.seconds + after.seconds) / 2)
+        row.limits.append(min(before, after).seconds)
         row.by = before.by
     if case.mode == "training" and OURS.name in ready:
         row.saved_bytes = ready[OURS.name].saved_bytes()  # type: ignore[attr-defined]

@@ -58,7 +58,7 @@ class Pyrnn(Peer):
         return ran if isinstance(ran, dict) else {"y": ran}
 
     def saved_bytes(self) -> int:
-        """What the forward keeps for the backward, outputs between layers included, beside x and the weights."""
+        """What the forward keeps beside x and the weights, outputs between layers included."""
         _, _, saved = self.layer.forward(self.problem.x, lengths=self.problem.lengths)
         between = 4 * self.case.T * self.case.B * self.case.H * (self.case.layers - 1)
         return between + sum(int(kept.nbytes) for kept in saved.passes)

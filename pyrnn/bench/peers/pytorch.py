@@ -122,7 +122,7 @@ class Torch(Peer):
 
 
 class Compiled(Torch):
-    """torch.compile with weights frozen. GRU and RNN would be unrolled over the steps and compile for minutes."""
+    """torch.compile, weights frozen. GRU and RNN would be unrolled over the steps and compile for minutes."""
 
     name = "torch.compile"
     cells = ("lstm",)
