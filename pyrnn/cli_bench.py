@@ -100,7 +100,7 @@ def chosen(options: argparse.Namespace) -> list[Case]:
     elif options.full:
         return grid.full(names, forms, modes, computes)
     else:
-        shapes = list(grid.QUICK if options.quick or options.against else grid.SHORT)
+        shapes = list(grid.QUICK if options.quick else grid.SHORT)
     found = list(grid.cases(names, forms, modes, computes, shapes))
     if not found:
         raise ValueError(
@@ -188,6 +188,8 @@ def run_against(options: argparse.Namespace) -> int:
     """Compare with another wheel; 1 if anything is slower."""
     from pyrnn.bench.against import compare, installed
 
+    if not options.threshold >= 1:
+        raise ValueError(f"--threshold: expected a number from 1, got {options.threshold}")
     with tempfile.TemporaryDirectory() as folder:
         other = installed(options.against, folder)
         slower = compare(chosen(options), other, threads_of(options)[0], pace_of(options), options.threshold)

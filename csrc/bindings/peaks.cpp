@@ -66,7 +66,7 @@ double read_bandwidth(int threads, int64_t bytes, double seconds) {
   py::gil_scoped_release release;
   Team team(threads);
   // Whole bursts for every thread, and pages of its own: what one reads another has never touched.
-  const int64_t part = (bytes / team.size() + read_unit - 1) / read_unit * read_unit;
+  const int64_t part = ((bytes - 1) / team.size() / read_unit + 1) * read_unit;
   const int64_t apart = (part + 4095) / 4096 * 4096;
   Buffer memory(std::size_t(apart * team.size()));
   char* const data = static_cast<char*>(memory.data());

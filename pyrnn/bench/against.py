@@ -42,11 +42,22 @@ def installed(wheel: str, folder: str) -> Path:
 
 
 class Contender:
-    """A process that has imported one build."""
+    """A process that has imported one build.
+
+    Raises
+    ------
+    ValueError
+        The process has imported another one, as an editable installation makes it, or none.
+    """
 
     def __init__(self, threads: int, package: Path | None) -> None:
         pipe = subprocess.PIPE
         self.process = start([str(SCRIPT)], threads, package, stdin=pipe, stdout=pipe)
+        assert self.process.stdout
+        file = self.process.stdout.readline().strip()
+        if not file or (package and package.resolve() not in Path(file).resolve().parents):
+            self.__exit__()
+            raise ValueError(f"expected to import pyrnn from {package or 'here'}, got {file or 'an error'}")
 
     def __enter__(self) -> Contender:
         return self

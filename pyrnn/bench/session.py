@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Measures the rows of one number of threads, as the program of a process that has as many processors.
 
-Libraries fix their pools when they are first used, some by the number of processors alone; hence a process for
+Libraries fix their pools at their first use, some by the number of processors alone; hence a process for
 each number of threads. The JSON file is written after every row: whatever ends a run, its rows are there.
 """
 
