@@ -57,7 +57,7 @@ def level_of(footprint: int, threads: int) -> str:
     return "memory"
 
 
-def machine(threads: int, seconds: float = 0.2) -> dict[str, Any]:
+def machine(threads: int, seconds: float) -> dict[str, Any]:
     """GFLOP/s of multiply-adds and GB/s of reads, the best of three measurements each."""
 
     def best(measure: Any, *arguments: Any) -> float:

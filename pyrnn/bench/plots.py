@@ -12,7 +12,7 @@ import numpy as np
 
 from pyrnn.bench.figures import Figures, Row
 from pyrnn.bench.grid import COMPUTE, MODES
-from pyrnn.bench.report import label_of, ratio
+from pyrnn.bench.report import ratio
 from pyrnn.examples.plots import figure, write
 
 MARKERS = {"inference": "o", "training": "s", "stream": "^"}
@@ -44,6 +44,11 @@ def plots(figures: Figures, folder: str | Path) -> list[Path]:
     return written
 
 
+def of(row: Row) -> str:
+    """What all rows of a picture have in common."""
+    return f"{row.case.compute}, {row.threads} thread{'s' * (row.threads > 1)}"
+
+
 def roofline(path: Path, rows: Sequence[Row], peaks: dict[str, Any]) -> None:
     """Speed relative to the peak against operations for each byte of weights read, both logarithmic.
 
@@ -51,7 +56,10 @@ def roofline(path: Path, rows: Sequence[Row], peaks: dict[str, Any]) -> None:
     """
     made, (axes,) = figure(9, 6)
     peak = peaks["GFLOP/s"][COMPUTE[rows[0].case.compute].peak]
-    points = [(row, row.case.flops / row.case.bytes_read) for row in rows]
+    cells = list(dict.fromkeys(row.case.cell for row in rows))
+    # Cells beside each other, where all have the same intensity.
+    beside = {cell: 1.07 ** (k - (len(cells) - 1) / 2) for k, cell in enumerate(cells)}
+    points = [(row, row.case.flops / row.case.bytes_read * beside[row.case.cell]) for row in rows]
     low = min(intensity for _, intensity in points) / 2
     high = max(max(intensity for _, intensity in points) * 2, 100)
     x = np.geomspace(low, high, 200)
@@ -80,7 +88,7 @@ def roofline(path: Path, rows: Sequence[Row], peaks: dict[str, Any]) -> None:
             markersize=7,
             zorder=3,
         )
-    for cell in dict.fromkeys(row.case.cell for row in rows):
+    for cell in cells:
         axes.plot([], [], "o", color=COLOURS.get(cell, "tab:red"), label=cell)
     for mode in dict.fromkeys(row.case.mode for row in rows):
         axes.plot([], [], MARKERS[mode], color="0.3", label=MODES[mode])
@@ -96,20 +104,21 @@ def roofline(path: Path, rows: Sequence[Row], peaks: dict[str, Any]) -> None:
     axes.grid(color="0.93")
     axes.set_xlabel("operations for each byte of weights read (FLOP/B)")
     axes.set_ylabel(f"share of the peak, {peak:,.0f} GFLOP/s")
-    axes.set_title(f"{rows[0].case.compute}, {rows[0].threads} thread{'s' * (rows[0].threads > 1)}")
+    axes.set_title(of(rows[0]))
     axes.legend(loc="lower right", fontsize=9)
     write(made, path)
 
 
 def ratios(path: Path, rows: Sequence[Row]) -> None:
     """How many times faster than the best peer, which a square names: sizes down, cells and modes across."""
-    columns = list(dict.fromkeys((label_of(row.case), row.case.mode) for row in rows))
+    columns = list(dict.fromkeys((row.case.cell, row.case.mode) for row in rows))
     columns.sort(key=lambda column: list(MODES).index(column[1]))
-    shapes = list(dict.fromkeys(row.case.shape for row in rows))
+    shapes = list(dict.fromkeys((row.case.shape, row.case.form) for row in rows))
     values = np.full((len(shapes), len(columns)), np.nan)
     names: dict[tuple[int, int], str] = {}
     for row in rows:
-        at = shapes.index(row.case.shape), columns.index((label_of(row.case), row.case.mode))
+        case = row.case
+        at = shapes.index((case.shape, case.form)), columns.index((case.cell, case.mode))
         if row.best and row.ours:
             values[at], names[at] = math.log2(row.best[1] / row.ours), row.best[0]
     made, (axes,) = figure(2.8 + 1.05 * len(columns), 1.9 + 0.5 * len(shapes))
@@ -121,14 +130,13 @@ def ratios(path: Path, rows: Sequence[Row]) -> None:
             j, i, f"{ratio(2 ** values[i, j])}\n{name}", ha="center", va="center", fontsize=8,
             color="white" if dark else "black",
         )  # fmt: skip
-    heads = [f"{label.replace(' ', chr(10))}\n{SHORT[mode]}" for label, mode in columns]
+    heads = [f"{cell}\n{SHORT[mode]}" for cell, mode in columns]
+    sides = [", ".join(map(str, shape)) + f" {form}" * (form != "plain") for shape, form in shapes]
     axes.set_xticks(range(len(columns)), heads, fontsize=8)
-    axes.set_yticks(range(len(shapes)), [", ".join(map(str, shape)) for shape in shapes], fontsize=8)
+    axes.set_yticks(range(len(shapes)), sides, fontsize=8)
     axes.tick_params(top=False, bottom=False, left=False)
     axes.set_ylabel("T, B, I, H")
-    axes.set_title(
-        f"times faster than the best peer\n{rows[0].case.compute}, {rows[0].threads} threads", fontsize=10
-    )
+    axes.set_title(f"times faster than the best peer\n{of(rows[0])}", fontsize=10)
     bar = made.colorbar(image, ax=axes, fraction=0.04)
     bar.set_ticks([-3, -2, -1, 0, 1, 2, 3], labels=["≤ 1/8", "1/4", "1/2", "1", "2", "4", "≥ 8"])
     write(made, path)

@@ -121,7 +121,7 @@ def line_of(row: Row) -> str:
 def run(plan: Plan, say: Callable[[str], None]) -> None:
     """Measure every case of the plan and add the rows to its file."""
     figures = Figures.read(plan.path)
-    figures.peaks[str(plan.threads)] = peaks.machine(plan.threads)
+    figures.peaks[str(plan.threads)] = peaks.machine(plan.threads, plan.pace.peak)
     figures.write(plan.path)
     for number, case in enumerate(plan.cases, 1):
         figures.rows.append(measure(case, contestants(case, plan.peers, plan.asked), plan.threads, plan.pace))

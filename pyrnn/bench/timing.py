@@ -26,16 +26,19 @@ class Pace:
         Seconds that a batch lasts at the least.
     patience : float
         A call that takes more seconds is timed once, in the first round.
+    peak : float
+        Seconds for each of the machine's peaks, before everything.
     """
 
     rounds: int = 5
     rest: float = 0.15
     batch: float = 0.02
     patience: float = 3.0
+    peak: float = 0.2
 
 
 #: To see that everything works.
-QUICK = Pace(rounds=2, rest=0.02, batch=0.005)
+QUICK = Pace(rounds=2, rest=0.02, batch=0.005, peak=0.03)
 
 
 def repeats(call: Call, batch: float) -> tuple[int, float]:
