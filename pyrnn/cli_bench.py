@@ -40,7 +40,7 @@ def add_bench(commands: Any) -> None:
     bench.add_argument("--compute", metavar="NAMES", help="of float32, bfloat16; default: float32")
     bench.add_argument("--threads", metavar="N", help="default: every CPU available")
     bench.add_argument("--shapes", metavar="T,B,I,H", nargs="+", help="default: four; all with --full")
-    bench.add_argument("--peers", metavar="NAMES", help="or none; default: those installed but torch.compile")
+    bench.add_argument("--peers", metavar="NAMES", help="or none; default: those installed")
     bench.add_argument("--rounds", metavar="N", type=int, help="batches of each library; default: 5")
     bench.add_argument("--json", metavar="FILE", help="write every sample there, row by row")
     bench.add_argument("--plot", metavar="FOLDER", help="write the roofline and the ratios as pictures there")

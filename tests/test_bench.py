@@ -2,6 +2,7 @@
 """`pyrnn bench`: its grid, what is verified before it is timed, its report and pictures."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -204,6 +205,17 @@ def test_every_peer_that_is_installed(name, case):
     verified(name, case)
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_compiled_by_pytorch():
+    """It needs a C++ compiler at run time."""
+    if lacking := peers.missing(["torch.compile"]):
+        pytest.skip(f"torch.compile: {lacking['torch.compile']}")
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("no C++ compiler")
+    assert verified("torch.compile", replace(SMALL, form="bidirectional")) == {"y"}
+
+
 def test_peers_that_are_not_installed_are_named(monkeypatch):
     monkeypatch.setattr(peers.importlib.util, "find_spec", lambda name: None)
     lacking = peers.missing(peers.PEERS)
@@ -214,10 +226,8 @@ def test_peers_that_are_not_installed_are_named(monkeypatch):
 def test_only_some_take_part_without_being_asked():
     names = list(peers.PEERS)
     usual = {kind.name for kind in session.contestants(SMALL, names, False)}
-    assert "pyrnn" in usual and not usual & {"torch.compile", "torch.loop"}
-    assert usual | {"torch.compile", "torch.loop"} == {
-        kind.name for kind in session.contestants(SMALL, names, True)
-    }
+    assert "pyrnn" in usual and "torch.loop" not in usual
+    assert usual | {"torch.loop"} == {kind.name for kind in session.contestants(SMALL, names, True)}
 
 
 def test_rounds_alternate():

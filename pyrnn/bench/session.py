@@ -7,6 +7,7 @@ each number of threads. The JSON file is written after every row: whatever ends 
 
 from __future__ import annotations
 
+import gc
 import json
 import sys
 import warnings
@@ -126,6 +127,7 @@ def run(plan: Plan, say: Callable[[str], None]) -> None:
     for number, case in enumerate(plan.cases, 1):
         figures.rows.append(measure(case, contestants(case, plan.peers, plan.asked), plan.threads, plan.pace))
         figures.write(plan.path)
+        gc.collect()  # compiled functions hold their adapters, and those the row's arrays, in cycles
         say(f"[{number}/{len(plan.cases)}] {line_of(figures.rows[-1])}")
 
 

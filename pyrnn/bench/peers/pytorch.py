@@ -128,12 +128,6 @@ class Compiled(Torch):
     cells = ("lstm",)
     modes = ("inference",)
     forms = ("plain", "bidirectional", "stacked")
-    computes = ("float32",)
-
-    @classmethod
-    def invited(cls, case: Case) -> bool:
-        """By name alone: it compiles for tens of seconds."""
-        return False
 
     def __init__(self, problem: Problem, threads: int) -> None:
         super().__init__(problem, threads)
