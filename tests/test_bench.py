@@ -3,6 +3,7 @@
 
 import json
 import shutil
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -134,7 +135,7 @@ class Broken(NumpyLoop):
 def test_a_wrong_peer_is_not_timed():
     row = session.measure(SMALL, [peers.OURS, OffByAPercent, Broken, NumpyLoop], 1, FAST)
     assert set(row.seconds) == {"pyrnn", "numpy"}
-    assert row.errors["off"].startswith("y is off by 1.0e-02, more than 1e-04")
+    assert row.errors["off"].startswith("y is off by 1.0e-02, more than 0.0001")
     assert row.errors["broken"] == "RuntimeError: no such layer"
     assert len(row.seconds["pyrnn"]) == len(row.limits) == 2 and row.by
 
@@ -235,8 +236,17 @@ def test_rounds_alternate():
     calls = {name: lambda name=name: order.append(name) for name in "ab"}
     gauges = {"a": lambda: order.append("gauge")}
     seconds, readings = alternate(calls, FAST, gauges)
-    assert "".join(word[0] for word in order[4:]) == "gaagbb" + "bbgaag"
+    assert "".join(word[0] for word in order[-12:]) == "gaagbb" + "bbgaag"
     assert [len(seconds[name]) for name in "ab"] == [2, 2] and len(readings["a"]) == 2
+
+
+def test_patience():
+    """What takes too long is called once, and not in the rounds."""
+    order = []
+    calls = {"slow": lambda: (time.sleep(0.02), order.append("slow")), "fast": lambda: order.append("fast")}
+    seconds, _ = alternate(calls, replace(FAST, patience=0.01))
+    assert order.count("slow") == len(seconds["slow"]) == 1 and seconds["slow"][0] >= 0.02
+    assert len(seconds["fast"]) == 2
 
 
 # -------------------------------------------------------------------------------- report and pictures

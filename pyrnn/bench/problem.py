@@ -90,4 +90,4 @@ class Problem:
             error = float(np.linalg.norm((value - wanted).ravel()) / np.linalg.norm(wanted.ravel()))
             bound = compute.values if name == "y" else compute.gradients
             if not error <= bound:
-                raise Wrong(f"{name} is off by {error:.1e}, more than {bound:.0e}")
+                raise Wrong(f"{name} is off by {error:.1e}, more than {bound:g}")

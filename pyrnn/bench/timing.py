@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ class Pace:
     batch : float
         Seconds that a batch lasts at the least.
     patience : float
-        A call that takes more seconds is timed once, in the first round.
+        A call that takes more seconds is timed once, before the rounds.
     peak : float
         Seconds for each of the machine's peaks, before everything.
     """
@@ -42,11 +43,14 @@ QUICK = Pace(rounds=2, rest=0.02, batch=0.005, peak=0.03)
 
 
 def repeats(call: Call, batch: float) -> tuple[int, float]:
-    """How many calls make a batch, and the seconds that one takes, after one that is not looked at."""
-    call()
-    start = time.perf_counter()
-    call()
-    once = max(time.perf_counter() - start, 1e-9)
+    """How many calls make a batch, and the seconds that one takes: the faster of two, if one is no batch."""
+    once = math.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        call()
+        once = min(once, max(time.perf_counter() - start, 1e-9))
+        if once > batch:
+            break
     return max(1, round(batch / once + 0.5)), once
 
 
@@ -85,9 +89,10 @@ def alternate(
     readings: dict[str, list[Any]] = {name: [] for name in around}
     for turn in range(pace.rounds):
         for name in list(calls) if turn % 2 == 0 else reversed(list(calls)):
-            if turn and once[name] > pace.patience:
-                continue
             gauge = around.get(name)
+            if once[name] > pace.patience and not gauge:
+                seconds[name] = [once[name]]
+                continue
             before = gauge() if gauge else None
             seconds[name].append(timed(calls[name], counts[name], pace.rest))
             if gauge:
