@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Layers against their peers: every result is verified, then rounds of all peers alternate.
+"""Layers against their peers through pytest-benchmark: the cases, adapters and checks of `pyrnn bench`.
 
 pytest benchmarks --benchmark-json=layers.json && python benchmarks/report.py layers.json
 """
@@ -7,15 +7,17 @@ pytest benchmarks --benchmark-json=layers.json && python benchmarks/report.py la
 from __future__ import annotations
 
 import os
-import time
 from functools import cache
 
-import numpy as np
 import pytest
-from peers import Case, Problem, installed
 
-import pyrnn.reference
 from pyrnn import _core
+from pyrnn.bench import grid, peaks
+from pyrnn.bench.grid import Case
+from pyrnn.bench.peers import PEERS, missing
+from pyrnn.bench.problem import Problem
+from pyrnn.bench.session import contestants, prepared
+from pyrnn.bench.timing import Pace, repeats, timed
 
 THREADS = int(os.environ.get("PYRNN_BENCH_THREADS", _core.available_cpus()))
 ROUNDS = int(os.environ.get("PYRNN_BENCH_ROUNDS", 5))
@@ -23,20 +25,20 @@ SIZES = [
     (64, 8, 128, 128), (64, 32, 128, 128), (50, 64, 256, 256),
     (100, 64, 512, 512), (25, 128, 1024, 1024), (35, 20, 200, 200),
 ]  # fmt: skip
-CELLS = ["lstm", "gru", "rnn_tanh"]
-STEPS = [32, 64, 128, 256, 512]
 
 
 def rows() -> list[object]:
-    """Every (round, mode, case, peer), the peers innermost, so that they alternate."""
-    work = [(mode, Case(cell, *size)) for cell in CELLS for size in SIZES for mode in ("forward", "train")]
-    work += [("step", Case("lstm", 1, 1, H, H)) for H in STEPS]
+    """Every (round, case, peer), the peers innermost, so that they alternate."""
+    work = [
+        *grid.cases(grid.CELLS, ["plain"], ["inference", "training"], ["float32"], SIZES),
+        *grid.cases(["lstm"], ["plain"], ["stream"], ["float32"], grid.STREAMS),
+    ]
+    installed = [name for name in PEERS if name not in missing(PEERS)]
     return [
-        pytest.param(r, mode, case, peer, id=f"{mode}-{'-'.join(map(str, case))}-{peer.name}-{r}")
-        for mode, case in work
+        pytest.param(r, case, peer, id=f"{str(case).replace(' ', '-')}-{peer.name}-{r}")
+        for case in work
         for r in range(ROUNDS)
-        for peer in installed()
-        if mode != "train" or peer.trains
+        for peer in contestants(case, installed, False)
     ]
 
 
@@ -47,49 +49,20 @@ def problem(case: Case) -> Problem:
 
 @cache
 def adapter(peer: type, case: Case) -> object:
-    return peer(problem(case), THREADS)
+    return prepared(peer, problem(case), THREADS)
 
 
-@cache
-def expected(mode: str, case: Case) -> object:
-    """This library's first result, against the float64 reference where that takes seconds, not minutes."""
-    ours = getattr(installed()[0](problem(case), THREADS), mode)()
-    if mode == "forward" and case.flops < 1e9:
-        params = {name: p.astype(np.float64) for name, p in problem(case).params.items()}
-        y, _ = pyrnn.reference.sequence(case.cell, problem(case).x.astype(np.float64), None, params)
-        np.testing.assert_allclose(ours, y, rtol=0, atol=2e-5)
-    return {name: a.copy() for name, a in ours.items()} if isinstance(ours, dict) else ours.copy()
-
-
-def verify(result: object, mode: str, case: Case) -> None:
-    wanted = expected(mode, case)
-    if not isinstance(wanted, dict):
-        wanted, result = {"y": wanted}, {"y": result}
-    assert set(result) == set(wanted)
-    for name, value in wanted.items():
-        error = np.linalg.norm(result[name] - value) / np.linalg.norm(value)
-        assert error < 1e-4, f"{name} differs by {error}"
-
-
-@pytest.mark.parametrize(("round_", "mode", "case", "peer"), rows())
-def test_layer(benchmark, round_, mode, case, peer):
-    run = getattr(adapter(peer, case), mode)
-    if round_ == 0:
-        verify(run(), mode, case)
-    # The peers' thread pools spin on for a while after a call; none may do so while another is timed.
-    time.sleep(0.15)
-    run()
-    start = time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
-    repeats = max(1, int(0.05 / seconds))
-    benchmark.group = f"{mode} {' '.join(map(str, case))}"
+@pytest.mark.parametrize(("round_", "case", "peer"), rows())
+@pytest.mark.filterwarnings("ignore")  # of libraries about their own insides
+def test_layer(benchmark, round_, case, peer):
+    run = adapter(peer, case).run
+    count, _ = repeats(run, Pace.batch)
+    benchmark.group = str(case)
     benchmark.extra_info.update(
-        mode=mode, case=list(case), peer=peer.name, threads=THREADS, isa=_core.isa(),
-        flops=case.flops * (3 if mode == "train" else 1),
-    )  # fmt: skip
-    # What a share of the peak refers to: nothing but multiply-adds, just before and after. A shared machine's
-    # clock drifts by more than what there is to be seen.
-    before = _core.fma_peak(THREADS, 0.02)
-    benchmark.pedantic(run, rounds=3, iterations=repeats)
-    benchmark.extra_info["peak"] = (before + _core.fma_peak(THREADS, 0.02)) / 2
+        mode=case.mode, case=[case.cell, *case.shape], peer=peer.name, threads=THREADS, isa=_core.isa()
+    )
+    before = peaks.limit(case, THREADS)
+    timed(run, 1, Pace.rest)
+    benchmark.pedantic(run, rounds=3, iterations=count)
+    after = peaks.limit(case, THREADS)
+    benchmark.extra_info.update(limit=min(before, after).seconds, by=before.by)

@@ -8,6 +8,7 @@
 #include "engine/sequence_forward.h"
 #include "engine/staged_backward.h"
 #include "engine/stream.h"
+#include "peaks.h"
 
 #if !defined(PYRNN_ISA_NAME)
 #define PYRNN_ISA_NAME "host"
@@ -28,20 +29,6 @@ void activation(int which, const void* in, void* out, int64_t n) {
                                                  : exp(v);
     store_tail(y + i, f, n - i);
   }
-}
-
-// As many independent multiply-adds as the units take at once: what no kernel can exceed.
-template <class T>
-double fma_burst(int64_t rounds) {
-  constexpr int chains = vector_registers == 32 ? 24 : 12;
-  Vec<T> a[chains], x = broadcast(T(0.999)), y = broadcast(T(0.001));
-  asm volatile("" : "+m"(x), "+m"(y));
-  PYRNN_UNROLL for (int i = 0; i < chains; i++) a[i] = broadcast(T(i));
-  for (int64_t r = 0; r < rounds; r++) PYRNN_UNROLL for (int i = 0; i < chains; i++) a[i] = a[i] * x + y;
-  Vec<T> sum{};
-  PYRNN_UNROLL for (int i = 0; i < chains; i++) sum += a[i];
-  asm volatile("" : "+m"(sum));
-  return 2.0 * chains * lanes<T> * double(rounds);
 }
 
 template <class Cell>
@@ -148,8 +135,7 @@ const Kernels& kernels() {
     fill_attention(t);
     t.activation[float32] = activation<float>;
     t.activation[float64] = activation<double>;
-    t.fma_burst[float32] = fma_burst<float>;
-    t.fma_burst[float64] = fma_burst<double>;
+    fill_peaks(t);
     return t;
   }();
   return table;

@@ -217,6 +217,7 @@ struct AttentionKernels {
 };
 
 constexpr int max_scores = 16;
+constexpr int read_unit = 512;  // bytes that read_burst takes at a time
 
 // out (M, N) = a (M, K) · b (K, N), C-contiguous; a transposed one is stored as (K, M), (N, K).
 struct ProductArgs {
@@ -239,7 +240,9 @@ struct Kernels {
   size_t (*product_workspace[type_count])(const ProductArgs&, int threads);
   void (*product[type_count])(const ProductArgs&, int threads);
   void (*activation[type_count])(int which, const void* x, void* y, int64_t n);
-  double (*fma_burst[type_count])(int64_t rounds);  // floating-point operations done; for the measured peak
+  // For the measured peaks: multiply-adds alone, whose operations are returned; and reading alone.
+  double (*multiply_burst[type_count])(int64_t rounds);
+  void (*read_burst)(const void* data, int64_t bytes);
 };
 
 }  // namespace pyrnn

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `check`, `charlm`, `translate`, `captions`, `variants` and `gradients`.
+"""The command line: `pyrnn info`, `check`, `bench`, and the examples, `charlm` to `gradients`.
 
 Every command imports what it needs when it runs.
 """
@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
 
+from pyrnn.cli_bench import add_bench
 from pyrnn.cli_captions import add_captions
 from pyrnn.cli_options import add_config, given
 from pyrnn.cli_translate import add_translate
@@ -110,6 +111,7 @@ def parser() -> argparse.ArgumentParser:
     add_translate(commands)
     add_captions(commands)
     add_variants(commands)
+    add_bench(commands)
     return top
 
 

@@ -267,13 +267,17 @@ def test_activation(data, n, dtype):
     st.sampled_from([0, -1, 1025, 2**31, 2**40, None, "1", 1.5]),
     st.sampled_from([0.0, -1.0, 61.0, float("nan"), float("inf"), None, "x"]),
     st.sampled_from(["float32", "float16", "", None, np.float32]),
+    st.sampled_from([0, -1, 2**30 + 1, 2**63 - 1, 2**64, None, "1", 1.5]),
 )
-def test_settings(threads, seconds, dtype):
+def test_settings(threads, seconds, dtype, size):
     before = _core.num_threads()
     for call in (
         lambda: _core.set_num_threads(threads),
         lambda: _core.fma_peak(threads, 0.001, "float32"),
         lambda: _core.fma_peak(1, seconds, "float32"),
+        lambda: _core.read_bandwidth(threads, 1, 0.001),
+        lambda: _core.read_bandwidth(1, 1, seconds),
+        lambda: _core.read_bandwidth(1, size, 0.001),
     ):
         with pytest.raises((ValueError, TypeError)):
             call()

@@ -31,6 +31,7 @@ void bind_scores(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);
 void bind_decoder(pybind11::module_& m);
 void bind_info(pybind11::module_& m);
+void bind_peaks(pybind11::module_& m);
 void bind_cuda(pybind11::module_& m);
 
 }  // namespace pyrnn

@@ -1,12 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 // The registered cells as Python sees them: their constants, their derivatives for the tests, the activations' vector
 // code.
-#include <chrono>
-
 #include "../cells/registry.h"
 #include <pybind11/stl.h>
 
-#include "../engine/parallel.h"
 #include "arrays.h"
 #include "bindings.h"
 
@@ -110,39 +107,6 @@ py::array activation(const std::string& name, const py::array& x) {
   throw py::value_error("name: expected sigmoid, tanh, relu or exp, got '" + name + "'");
 }
 
-// Floating-point operations a second, in 10⁹, of nothing but multiply-adds on that many threads for some seconds.
-double fma_peak(int threads, double seconds, const std::string& dtype) {
-  if (threads < 1 || threads > 1024)
-    throw py::value_error("threads: expected at least 1, got " + std::to_string(threads));
-  if (!(seconds > 0 && seconds <= 60))
-    throw py::value_error("seconds: expected up to 60, got " + std::to_string(seconds));
-  if (dtype != "float32" && dtype != "float64")
-    throw py::type_error("dtype: expected float32 or float64, got " + dtype);
-  struct Context {
-    double (*burst)(int64_t);
-    double seconds, operations[1024];
-  } context{chosen_kernels().fma_burst[dtype == "float32" ? float32 : float64], seconds, {}};
-  using Clock = std::chrono::steady_clock;
-  const auto elapsed = [](Clock::time_point since) {
-    return std::chrono::duration<double>(Clock::now() - since).count();
-  };
-  py::gil_scoped_release release;
-  Team team(threads);
-  const auto start = Clock::now();
-  team.run(
-      [](void* p, int thread, int) {
-        Context& c = *static_cast<Context*>(p);
-        const auto begin = Clock::now();
-        while (std::chrono::duration<double>(Clock::now() - begin).count() < c.seconds)
-          c.operations[thread] += c.burst(20000);
-      },
-      &context);
-  const double taken = elapsed(start);
-  double operations = 0;
-  for (int i = 0; i < team.size(); i++) operations += context.operations[i];
-  return operations / taken / 1e9;
-}
-
 }  // namespace
 
 void bind_cells(py::module_& m) {
@@ -151,7 +115,6 @@ void bind_cells(py::module_& m) {
   m.def("cell_jvp", cell_jvp, "cell"_a, "a"_a, "s"_a, "p"_a, "ta"_a, "ts"_a, "tp"_a);
   m.def("cell_vjp", cell_vjp, "cell"_a, "a"_a, "s"_a, "p"_a, "ds_new"_a);
   m.def("activation", activation, "name"_a, "x"_a, "An activation by the vector code of the chosen instruction set.");
-  m.def("fma_peak", fma_peak, "threads"_a, "seconds"_a, "dtype"_a = "float32");
 }
 
 }  // namespace pyrnn

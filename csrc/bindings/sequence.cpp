@@ -27,6 +27,7 @@ struct Saved : Made {
   py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh;
   int64_t gate_rows;  // kept for an entry
   Buffer states, gates;
+  std::size_t bytes;  // of states and gates
 };
 
 using States = std::optional<std::vector<py::object>>;
@@ -166,6 +167,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   std::optional<ScheduleStorage> schedule;
   Buffer states, gates;
   int64_t gate_rows = 0;
+  std::size_t bytes = 0;
   {
     py::gil_scoped_release release;
     schedule.emplace(T, B, options);
@@ -176,6 +178,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     states = Buffer(memory.states);
     gates = Buffer(memory.gates);
     gate_rows = memory.gate_rows;
+    bytes = memory.states + memory.gates;
     args.workspace = workspace.data();
     args.states = states.data();
     args.gates = gates.data();
@@ -197,7 +200,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    gain_hh,
                                                    gate_rows,
                                                    std::move(states),
-                                                   std::move(gates)}));
+                                                   std::move(gates),
+                                                   bytes}));
 }
 
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
@@ -287,7 +291,14 @@ void bind_sequence(py::module_& m) {
             saved.check_made("saved");
             return saved.type == float32 ? copy_gates<float>(saved) : copy_gates<double>(saved);
           },
-          "The saved values of every step, (T, B, saved, H); zero where a step was not computed.");
+          "The saved values of every step, (T, B, saved, H); zero where a step was not computed.")
+      .def_property_readonly(
+          "nbytes",
+          [](const Saved& saved) {
+            saved.check_made("saved");
+            return saved.bytes;
+          },
+          "Bytes that are kept beside x and the weights.");
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
         "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
