@@ -134,11 +134,12 @@ class Compiled(Torch):
         import torch._dynamo
         import torch._inductor.config
 
-        torch._dynamo.config.allow_rnn = True
-        torch._inductor.config.freezing = True
         self.layer.eval().requires_grad_(False)
         torch._dynamo.reset()
         self.call = torch.compile(self.layer)
+        # Compiled now and not at the first call, with settings that hold here alone.
+        with torch._dynamo.config.patch(allow_rnn=True), torch._inductor.config.patch(freezing=True):
+            self.infer()
 
     def infer(self) -> Any:
         """y; freezing wants no_grad."""
