@@ -8,6 +8,7 @@
 #include "engine/sequence_forward.h"
 #include "engine/staged_backward.h"
 #include "engine/stream.h"
+#include "engine/unpacked.h"
 #include "peaks.h"
 
 #if !defined(PYRNN_ISA_NAME)
@@ -82,14 +83,20 @@ template <class Cell, class T, class P>
 CellKernels cell_kernels() {
   using S = ShapeOf<Cell>;
   using B = typename P::Backward;
-  constexpr bool fused = !late_slots<Cell>;
+  constexpr bool fused = !late_slots<Cell>, plain = !P::prepared;
   CellKernels k{};
   k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
+    if constexpr (fused && plain)
+      if (!is_staged<Cell>(args.weights) && is_unpacked(cell_functions<Cell, T>, args))
+        return unpacked_memory(cell_functions<Cell, T>, args, threads, save);
     if constexpr (fused)
       if (!is_staged<Cell>(args.weights)) return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
     return staged_forward_memory<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads, save);
   };
   k.forward = [](const ForwardArgs& args, int threads) {
+    if constexpr (fused && plain)
+      if (!is_staged<Cell>(args.weights) && is_unpacked(cell_functions<Cell, T>, args))
+        return unpacked_forward(cell_functions<Cell, T>, args, threads);
     if constexpr (fused)
       if (!is_staged<Cell>(args.weights)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
     staged_forward<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);

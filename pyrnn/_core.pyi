@@ -13,6 +13,8 @@ class Saved:
 
     def saved(self) -> Array:
         """The saved values of every step, (T, B, saved, H), zero where a step was not computed."""
+    def states(self) -> Array:
+        """The states after every step, (T, B, states, H), zero where a step was not computed."""
 
     @property
     def nbytes(self) -> int:
@@ -60,13 +62,13 @@ def forward(
     bias_hh: Array | None,
     y: Array,
     state_out: Sequence[Array],
+    save: bool = False,
     *,
     lengths: Array | None = None,
     mask: Array | None = None,
     resets: Array | None = None,
     reset_to_initial: bool = False,
     reverse: bool = False,
-    save: bool = False,
     compute_dtype: str | None = None,
     params: Array | None = None,
     regularization: Regularization | None = None,

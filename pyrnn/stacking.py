@@ -295,8 +295,22 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
 
 def gates(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:
     """What one layer's cells saved first, by name, directions side by side, in the caller's layout."""
+    return by_name(saved, [kept.saved() for kept in passes_of(saved, layer)], names)
+
+
+def states(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:
+    """The states after every step of one layer of the kernels, in the form of `gates`."""
+    return by_name(saved, [kept.states() for kept in passes_of(saved, layer)], names)
+
+
+def passes_of(saved: Saved, layer: int) -> list[Any]:
+    """What the back end saved of one layer, by direction."""
     D = saved.layout.directions
-    kept = [saved.passes[layer * D + d].saved() for d in range(D)]
+    return saved.passes[layer * D : layer * D + D]
+
+
+def by_name(saved: Saved, kept: list[Array], names: tuple[str, ...]) -> dict[str, Array]:
+    """Parts of arrays (T, B, parts, H), one for each direction, by name."""
     return {
         name: original(
             np.concatenate([a[:, :, k] for a in kept], axis=-1), saved.batch_first, saved.unbatched

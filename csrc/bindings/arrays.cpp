@@ -47,6 +47,11 @@ Type compute_type(Type arrays, const std::optional<std::string>& compute_dtype) 
 }
 
 Type array_type(const std::string& name, const py::array& array) {
+  const py::dtype dtype = array.dtype();
+  if (dtype.byteorder() == '=') {  // the usual ones without a comparison of types
+    if (dtype.num() == py::detail::npy_api::NPY_FLOAT_) return float32;
+    if (dtype.num() == py::detail::npy_api::NPY_DOUBLE_) return float64;
+  }
   if (py::isinstance<py::array_t<float>>(array)) return float32;
   if (py::isinstance<py::array_t<double>>(array)) return float64;
   throw py::type_error(name + ": expected native float32 or float64, got " + std::string(py::str(array.dtype())));
@@ -65,7 +70,13 @@ py::array check_array(const std::string& name, const py::object& object, Type ty
   for (std::size_t i = 0; fits && i < shape.size(); i++) fits = array.shape(py::ssize_t(i)) == shape[i].size;
   if (!fits)
     throw py::value_error(name + ": expected shape " +
-                          tuple_text([&](std::size_t i) { return shape[i].symbol; }, shape.size()) + " = " +
+                          tuple_text(
+                              [&](std::size_t i) {
+                                const Dimension& d = shape[i];
+                                return (d.factor ? std::to_string(d.factor) + "*" : "") + d.symbol;
+                              },
+                              shape.size()) +
+                          " = " +
                           tuple_text([&](std::size_t i) { return std::to_string(shape[i].size); }, shape.size()) +
                           ", got " + shape_text(array));
   const py::ssize_t item = array.itemsize();

@@ -26,10 +26,11 @@ std::size_t type_size(Type type);
 // What the kernels compute in: the arrays' type, or bfloat16 where compute_dtype names it.
 Type compute_type(Type arrays, const std::optional<std::string>& compute_dtype);
 
-// One expected dimension: its symbol in messages, and its size.
+// One expected dimension: its symbol in messages, with a factor before it unless that is 0, and its size.
 struct Dimension {
-  std::string symbol;
+  const char* symbol;
   int64_t size;
+  int factor = 0;
 };
 
 enum Access { read_only, writable };

@@ -79,8 +79,8 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
   check_size("weight_ih", max_slots, H + 64, I + args.fed + H + 64);
   Arrays arrays(type);
   const Dimension B{"B", s.B}, T{"Tq", s.Tq}, Tk{"Tk", s.Tk}, D{"D", s.D};
-  const Dimension gates_x{std::to_string(info.from_x_count) + "*H", info.from_x_count * H};
-  const Dimension gates_h{std::to_string(info.from_h_count) + "*H", info.from_h_count * H};
+  const Dimension gates_x{"H", info.from_x_count * H, info.from_x_count};
+  const Dimension gates_h{"H", info.from_h_count * H, info.from_h_count};
   args.x = arrays.in("x", x, {B, T, {"I", I}});
   attention.key = arrays.in("key", key, {B, Tk, D});
   attention.value = arrays.in("value", value, {B, Tk, {"M", M}});
@@ -164,8 +164,8 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
                          dweight_filter, dweight_location, dweight_coverage},
                         args.attention, arrays, g.attention);
   const Dimension B{"B", s.B}, T{"Tq", s.Tq}, D{"D", s.D};
-  const Dimension gates_x{std::to_string(info.from_x_count) + "*H", info.from_x_count * H};
-  const Dimension gates_h{std::to_string(info.from_h_count) + "*H", info.from_h_count * H};
+  const Dimension gates_x{"H", info.from_x_count * H, info.from_x_count};
+  const Dimension gates_h{"H", info.from_h_count * H, info.from_h_count};
   g.doutputs = arrays.in("doutputs", doutputs, {B, T, {"O", O}});
   if (dstate) {
     const auto list = check_states("dstate", *dstate, arrays, info.states, s.B, H, false);

@@ -32,7 +32,7 @@ struct Saved : Made {
 
 using States = std::optional<std::vector<py::object>>;
 
-Dimension slots_times_units(const int count, int64_t H) { return {std::to_string(count) + "*H", count * H}; }
+Dimension slots_times_units(const int count, int64_t H) { return {"H", count * H, count}; }
 
 // Checks one array per state of the cell, each (B, H). An absent list leaves null views.
 std::vector<py::array> check_states(const std::string& name, const States& states, const CellInfo& info, Type type,
@@ -107,9 +107,9 @@ const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T,
 
 py::object forward_sequence(const std::string& cell_name, const py::array& x, const States& state,
                             const py::array& weight_ih, const py::array& weight_hh, const py::object& bias_ih,
-                            const py::object& bias_hh, const py::object& y, const States& state_out,
+                            const py::object& bias_hh, const py::object& y, const States& state_out, bool save,
                             const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
-                            const std::optional<py::array>& resets, bool reset_to_initial, bool reverse, bool save,
+                            const std::optional<py::array>& resets, bool reset_to_initial, bool reverse,
                             const std::optional<std::string>& compute_dtype, const py::object& params,
                             const RegularizationArgument& regularization, const py::object& norm_ih,
                             const py::object& norm_hh) {
@@ -262,22 +262,26 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   }
 }
 
-// The saved gates as (T, B, saved, H), zero where a step was not computed.
-template <class T>
-py::array copy_gates(const Saved& saved) {
-  const CellInfo& info = cell_info(saved.cell);
+// What was kept for every entry as (T, B, count, H), zero where a step was not computed; row(e) of `from` is the first
+// of an entry's `count` rows.
+template <class T, class Row>
+py::array copy_rows(const Saved& saved, int count, const void* from, const Row& row) {
   const auto [steps, B, I, H] = saved.sizes;
-  py::array_t<T> out({py::ssize_t(steps), py::ssize_t(B), py::ssize_t(info.saved), py::ssize_t(H)});
+  py::array_t<T> out({py::ssize_t(steps), py::ssize_t(B), py::ssize_t(count), py::ssize_t(H)});
   T* to = out.mutable_data();
   std::fill(to, to + out.size(), T(0));
   const Schedule schedule = saved.schedule.view();
   const int64_t padded = chosen_kernels().cell[saved.cell][saved.type].padded(H);
-  const T* from = static_cast<const T*>(saved.gates.data());
   for (int64_t e = 0; e < schedule.entries; e++)
-    for (int s = 0; s < info.saved; s++)
-      std::copy_n(from + (e * saved.gate_rows + s) * padded, H,
-                  to + ((schedule.time[e] * B + schedule.batch[e]) * info.saved + s) * H);
+    for (int i = 0; i < count; i++)
+      std::copy_n(static_cast<const T*>(from) + (row(schedule, e) + i) * padded, H,
+                  to + ((schedule.time[e] * B + schedule.batch[e]) * count + i) * H);
   return out;
+}
+
+template <class Row>
+py::array copy_kept(const Saved& saved, int count, const void* from, const Row& row) {
+  return saved.type == float32 ? copy_rows<float>(saved, count, from, row) : copy_rows<double>(saved, count, from, row);
 }
 
 }  // namespace
@@ -289,7 +293,8 @@ void bind_sequence(py::module_& m) {
           "saved",
           [](const Saved& saved) {
             saved.check_made("saved");
-            return saved.type == float32 ? copy_gates<float>(saved) : copy_gates<double>(saved);
+            return copy_kept(saved, cell_info(saved.cell).saved, saved.gates.data(),
+                             [&](const Schedule&, int64_t e) { return e * saved.gate_rows; });
           },
           "The saved values of every step, (T, B, saved, H); zero where a step was not computed.")
       .def_property_readonly(
@@ -299,9 +304,19 @@ void bind_sequence(py::module_& m) {
             return saved.bytes;
           },
           "Bytes that are kept beside x and the weights.");
+  .def(
+      "states",
+      [](const Saved& saved) {
+        saved.check_made("saved");
+        const int count = cell_info(saved.cell).states;
+        return copy_kept(saved, count, saved.states.data(),
+                         [&](const Schedule& schedule, int64_t e) { return int64_t(schedule.target[e]) * count; });
+      },
+      "The states after every step, (T, B, states, H); zero where a step was not computed.");
+  // `save` may be given by position: names cost as much as the rest of a small call.
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
-        "y"_a, "state_out"_a, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(),
-        "reset_to_initial"_a = false, "reverse"_a = false, "save"_a = false, "compute_dtype"_a = py::none(),
+        "y"_a, "state_out"_a, "save"_a = false, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(),
+        "resets"_a = py::none(), "reset_to_initial"_a = false, "reverse"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,

@@ -183,8 +183,8 @@ class Stream : public Made {
           (!layers_.empty() && (I != layers_[l].kernel.I || H != layers_[l].kernel.H)))
         throw py::value_error("weight_hh" + suffix + ": expected the same number of units as before, got " +
                               std::to_string(H));
-      const Dimension gates_x{std::to_string(info().from_x_count) + "*H", info().from_x_count * H};
-      const Dimension gates_h{std::to_string(info().from_h_count) + "*H", info().from_h_count * H};
+      const Dimension gates_x{"H", info().from_x_count * H, info().from_x_count};
+      const Dimension gates_h{"H", info().from_h_count * H, info().from_h_count};
       const auto bias = [&](const char* name, const py::object& b, const Dimension& size) {
         return b.is_none() ? py::array() : check_array(name + suffix, b, type_, {size}, read_only, true);
       };

@@ -83,7 +83,7 @@ def forward(
             *weights[0],
             out,
             [s[0] for s in finals],
-            save=save,
+            save,
         )
         return y, finals, [kept]
     saved = [
@@ -117,7 +117,7 @@ def step(
         *weights,
         np.empty((1, B, H), dtype),
         finals,
-        save=save,
+        save,
     )
     return finals, [kept]
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyrnn.functional import KERNELS
-from pyrnn.torch import arrays, eager
-from pyrnn.torch.arrays import Call
-from pyrnn.torch.recurrent import NO_OPTIONS, cell_option, readable
+from pyrnn.torch import eager
+from pyrnn.torch.reading import PLAIN, Views, places, readable, states_fit, take_views
+from pyrnn.torch.recurrent import cell_option
 from pyrnn.torch.transforms import operator_now
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
@@ -20,10 +20,10 @@ NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
 
 class Cell(torch.nn.RNNCellBase):
-    """What the three cells share; as `pyrnn.torch.recurrent.Recurrent`."""
+    """What the three cells share; as `pyrnn.torch.calling.Recurrent`."""
 
     _tuple: bool
-    _views: tuple[Any, ...] = ()
+    _views: Views | None = None
 
     @property
     def _cell(self) -> str:
@@ -43,8 +43,8 @@ class Cell(torch.nn.RNNCellBase):
         hx : the new state
         """
         eagerly = not torch.compiler.is_compiling() and eager.unwatched()
-        if eagerly and type(input) is Tensor and not torch._C._is_any_autocast_enabled():
-            finals = self._short(input, hx)
+        if eagerly and type(input) in PLAIN and not torch._C._is_any_autocast_enabled():
+            finals = self._short_single(input, hx) if input.dim() == 1 else self._short(input, hx)
             if finals is not None:
                 return finals
         if not self._recognised(input, hx):
@@ -76,44 +76,38 @@ class Cell(torch.nn.RNNCellBase):
     def _short(self, x: Tensor, hx: Any) -> Any:
         """The eager call, or None when anything is out of the ordinary."""
         parameters, shape = self._parameters, x.shape
-        weights: Any = [parameters.get(name) for name in NAMES]
-        if not self.bias:
-            weights = weights[:2]
+        try:
+            weights: Any = [parameters[name] for name in (NAMES if self.bias else NAMES[:2])]
+            where = places(weights)
+        except (KeyError, TypeError):
+            return None  # parametrised, or None
         if len(shape) != 2 or shape[1] != self.input_size or not x.is_cpu or x.layout is not torch.strided:
             return None
         views = self._views
-        if None in weights or not views or views[0] != [(w.data_ptr(), w.numel()) for w in weights]:
-            views = self._take_views(weights)
-        if not views or views[1] is not x.dtype:
+        if views is None or views.places != where:
+            views = take_views(weights, self._cell, 1, 1, False)
+            self.__dict__["_views"] = views
+        if views is None or views.dtype is not x.dtype:
             return None
         states = None
         if hx is not None:
             states = hx if self._tuple else (hx,)
-            expected = (shape[0], self.hidden_size)
-            if type(states) not in (tuple, list) or len(states) != views[4]:
+            if not states_fit(states, x, views.states, (shape[0], self.hidden_size)):
                 return None
-            for s in states:
-                if type(s) is not Tensor or s.shape != expected or s.dtype is not x.dtype or not s.is_cpu:
-                    return None
-        finals = eager.layer(views[3], x, states, weights, views[2])
+        finals = eager.layer(views.call, x, states, weights, views.layers[0])
         return tuple(finals) if self._tuple else finals[0]
 
-    def _take_views(self, weights: list[Any]) -> tuple[Any, ...]:
-        """The parameters' memory as arrays, for as long as it stays where it is; () when it is not for us."""
-        self.__dict__["_views"] = ()
-        if any(w is None or not readable(w) or w.dtype is not weights[0].dtype for w in weights):
-            return ()
-        if not all(w.is_contiguous() for w in weights):
-            return ()
-        views = (
-            [(w.data_ptr(), w.numel()) for w in weights],
-            weights[0].dtype,
-            arrays.passes([arrays.weight_view(w) for w in weights], 1),
-            Call(self._cell, 1, False, NO_OPTIONS),
-            KERNELS.specs[self._cell].states,
-        )
-        self.__dict__["_views"] = views
-        return views
+    def _short_single(self, x: Tensor, hx: Any) -> Any:
+        """The same for one row without an axis of the batch."""
+        states = list(hx) if isinstance(hx, tuple | list) else [] if hx is None else [hx]
+        if any(type(s) not in PLAIN for s in states):
+            return None
+        rows = [s.unsqueeze(0) for s in states]
+        given = None if hx is None else tuple(rows) if self._tuple else rows[0]
+        finals = self._short(x.unsqueeze(0), given)
+        if finals is None:
+            return None
+        return tuple(s.squeeze(0) for s in finals) if self._tuple else finals.squeeze(0)
 
     def _recognised(self, input: Any, hx: Any) -> bool:
         """Whether the kernels can do it; what they cannot, or what is wrong, is for PyTorch."""
@@ -203,4 +197,8 @@ class RNNCell(Cell, torch.nn.RNNCell):
         return self.nonlinearity in ("tanh", "relu") and super()._recognised(input, hx)
 
     def _short(self, x: Tensor, hx: Any) -> Any:
-        return super()._short(x, hx) if self.nonlinearity in ("tanh", "relu") else None
+        if self.nonlinearity not in ("tanh", "relu"):
+            return None
+        if self._views is not None and self._views.call.cell != self._cell:
+            self.__dict__["_views"] = None
+        return super()._short(x, hx)

@@ -17,6 +17,7 @@ from pyrnn.torch.operators import SEQUENCE_BACKWARD
 
 any_requires_grad: Callable[..., bool] = torch._C._any_requires_grad
 is_grad_enabled = torch.is_grad_enabled
+data_ptr = Tensor.data_ptr
 modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
 tracing: Callable[[], Any] = torch._C._get_tracing_state
@@ -63,7 +64,7 @@ class Native(torch.autograd.Function):
         y, finals, saved = arrays.forward(call, x, states, weights, True)
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
-        ctx.kept = call, saved, weights, 0 if states is None else len(states)
+        ctx.kept = call, saved, weights, 0 if states is None else len(states), [*map(data_ptr, tensors)]
         if y is None:
             return tuple(map(torch.from_numpy, finals))
         return torch.from_numpy(y), *map(torch.from_numpy, finals)
@@ -73,10 +74,11 @@ class Native(torch.autograd.Function):
         """Gradients of `tensors`."""
         tensors = ctx.saved_tensors  # refuses what was changed in place since
         dy, dfinals = (None, grads) if tensors[0].dim() == 2 else (grads[0], grads[1:])
-        call, saved, weights, S = ctx.kept
+        call, saved, weights, S, places = ctx.kept
         x = tensors[0]
         needed = ctx.needs_input_grad[4:]
-        if is_grad_enabled():
+        # The kernels kept addresses; memory moves where a tensor is given to another process, for one.
+        if is_grad_enabled() or places != [*map(data_ptr, tensors)]:
             given: Sequence[Tensor | None] = differentiable(
                 call, dy, dfinals, x, tensors[1 : 1 + S], tensors[1 + S :]
             )

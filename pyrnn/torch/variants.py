@@ -83,14 +83,14 @@ def vary(
 def words(layer: Any, text: str) -> str:
     """PyTorch's words for a layer, and what is not PyTorch's."""
     variant = layer._variant
-    if variant is None:
-        return text
-    more = {
-        "cell": layer.cell if layer.cell != layer._cell else None,
-        "layer_norm": variant.layout.layer_norm,
-        "zoneout": variant.zoneout,
-        "recurrent_dropout": variant.recurrent_dropout,
-    }
+    more: dict[str, Any] = {"states_batch_first": layer.states_batch_first}
+    if variant is not None:
+        more |= {
+            "cell": layer.cell if layer.cell != layer._cell else None,
+            "layer_norm": variant.layout.layer_norm,
+            "zoneout": variant.zoneout,
+            "recurrent_dropout": variant.recurrent_dropout,
+        }
     return ", ".join([text, *(f"{name}={value!r}" for name, value in more.items() if value)])
 
 

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens inside a layer: the gates and all states of every step, for looking at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyrnn import stacking
+from pyrnn.functional import KERNELS
+from pyrnn.layout import Layout
+from pyrnn.torch import arrays
+from pyrnn.torch.arrays import DTYPES
+
+STATE_NAMES = ("h", "c")
+
+
+def layout_of(module: Any) -> Layout:
+    """Names and shapes of a layer's parameters."""
+    if module._variant is not None:
+        layout: Layout = module._variant.layout
+        return layout
+    return Layout(
+        KERNELS.specs[module._cell],
+        module.input_size,
+        module.hidden_size,
+        module.num_layers,
+        1 + module.bidirectional,
+        module.bias,
+    )
+
+
+@torch.no_grad()
+def gates(module: Any, input: Tensor, hx: Any, layer: int, options: dict[str, Any]) -> dict[str, Tensor]:
+    """The gates and states of one layer by name; see `Recurrent.gates`."""
+    from pyrnn.reference.cells import registry
+
+    if not -module.num_layers <= layer < module.num_layers:
+        raise ValueError(f"layer: expected {-module.num_layers} to {module.num_layers - 1}, got {layer}")
+    if module.proj_size:
+        raise NotImplementedError("gates are not implemented for proj_size > 0")
+    if not isinstance(input, Tensor):
+        raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
+    layout = layout_of(module)
+    weights = [getattr(module, name) for name in module._flat_weights_names]
+    states = [] if hx is None else list(hx) if module._tuple else [hx]
+    for a in (input, *states, *weights):
+        if a.device.type != "cpu" or a.dtype not in DTYPES:
+            raise NotImplementedError(
+                f"gates: expected float32 or float64 on the CPU, got {a.dtype} on {a.device}"
+            )
+    flags: dict[str, Any] = {
+        n: np.asarray(a) for n, a in options.items() if a is not None and n != "reset_to"
+    }
+    given = tuple(arrays.view(s) for s in states)
+    variant = module._variant
+    saved = stacking.forward(
+        KERNELS,
+        layout,
+        DTYPES[weights[0].dtype],
+        arrays.view(input),
+        None if hx is None else given if layout.spec.states > 1 else given[0],
+        dict(zip(layout.shapes, map(arrays.weight_view, weights), strict=True)),
+        batch_first=module.batch_first,
+        zoneout=0.0 if variant is None else variant.zoneout,
+        save=True,
+        **flags,
+        reset_to=options["reset_to"],
+    )[2]
+    number = layer % module.num_layers
+    found = stacking.gates(saved, number, registry[layout.spec.name].gate_names)
+    found |= stacking.states(saved, number, STATE_NAMES[: layout.spec.states])
+    return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in found.items()}
+
+
+def turned(hx: Any) -> Any:
+    """States (num_layers·directions, B, H) with two axes exchanged; those of a single sequence as given."""
+    if isinstance(hx, tuple | list):
+        return tuple(turned(s) for s in hx)
+    return hx.transpose(0, 1) if isinstance(hx, Tensor) and hx.dim() == 3 else hx
