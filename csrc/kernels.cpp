@@ -76,7 +76,7 @@ void point_backward(int64_t H, const void* params, const void* save, const void*
 // The engine's functions, bound to a cell. A layer is staged where its cell or its normalisation asks for that.
 template <class Cell>
 bool is_staged(const Weights& weights) {
-  return late_slots<Cell> || weights.norm_ih;
+  return late_slots<Cell> || weights.norm_ih || weights.weight_hr;
 }
 
 template <class Cell, class T, class P>

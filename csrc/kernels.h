@@ -56,6 +56,8 @@ struct Weights {
   const void *weight_ih, *weight_hh, *bias_ih, *bias_hh;  // (from_x·H, I), (from_h·H, H), (from_x·H), (from_h·H)
   const void* params;                                     // (params, H)
   const void *norm_ih, *norm_hh;  // gains of layer normalisation, (from_x·H), (from_h·H); null without
+  const void* weight_hr;          // (P, H) of a projected layer, whose h has P numbers: weight_hh is (from_h·H, P)
+  int64_t P;                      // 0 without
 };
 
 // What training does to the states beside the cell; all zero: nothing. The masks follow from seed and stream.
@@ -90,6 +92,7 @@ struct BackwardArgs {
   int32_t dx_accumulate;
   View dstate_out[max_states];
   void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams, *dnorm_ih, *dnorm_hh;  // biases may be null
+  void* dweight_hr;
   void* workspace;
 };
 

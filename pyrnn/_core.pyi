@@ -74,6 +74,7 @@ def forward(
     regularization: Regularization | None = None,
     norm_ih: Array | None = None,
     norm_hh: Array | None = None,
+    weight_hr: Array | None = None,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,
@@ -89,6 +90,7 @@ def backward(
     dparams: Array | None = None,
     dnorm_ih: Array | None = None,
     dnorm_hh: Array | None = None,
+    dweight_hr: Array | None = None,
 ) -> None: ...
 def cell_jvp(
     cell: str,

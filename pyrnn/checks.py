@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn.layout import Array, Layout, Named
+from pyrnn.layout import Array, Layout, Named, Spec
 
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
@@ -158,9 +158,18 @@ def rows_of(rows: Any, B: int) -> list[int]:
 
 
 def states(
-    name: str, state: Any, count: int, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any]
+    name: str,
+    state: Any,
+    count: int,
+    shape: tuple[int, ...],
+    axes: str,
+    dtype: np.dtype[Any],
+    proj_size: int = 0,
 ) -> tuple[Array, ...]:
-    """The state as a tuple of `count` arrays of `shape`: h alone for one, a tuple (h, c, …) for more."""
+    """The state as a tuple of `count` arrays of `shape`: h alone for one, a tuple (h, c, …) for more.
+
+    With `proj_size` h is that wide, and H is the last axis of the others.
+    """
     if count == 1:
         state = (state,)
     elif not isinstance(state, tuple | list):
@@ -171,8 +180,10 @@ def states(
     for k, a in enumerate(state):
         label = name if count == 1 else f"{name}[{k}]"
         a = plain_array(label, a, dtype)
-        if a.shape != shape:
-            raise wrong_shape(label, axes, shape, a.shape)
+        projected = proj_size > 0 and k == 0
+        expected = (*shape[:-1], proj_size) if projected else shape
+        if a.shape != expected:
+            raise wrong_shape(label, axes.replace("H)", "P)") if projected else axes, expected, a.shape)
         ready.append(kernel_ready(a, dtype))
     return tuple(ready)
 
@@ -246,6 +257,15 @@ def integer(name: str, value: Any, least: int) -> int:
 def size(name: str, value: Any) -> int:
     """A positive integer."""
     return integer(name, value, 1)
+
+
+def projection(proj_size: Any, spec: Spec, hidden_size: int) -> int:
+    """Numbers that h is projected to, less than there are units; 0 is none."""
+    if integer("proj_size", proj_size, 0) and spec.states < 2:
+        raise ValueError(f"proj_size: expected 0, because {spec.name} has no state beside h, got {proj_size}")
+    if proj_size >= hidden_size:
+        raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
+    return int(proj_size)
 
 
 def flag(name: str, value: Any) -> bool:

@@ -72,6 +72,8 @@ class Layout:
         False leaves `_l0` away: the names of a single cell.
     layer_norm : bool
         Whether the products are normalised, with gains `weight_ln_ih` and `weight_ln_hh`.
+    proj_size : int
+        Numbers that h is projected to by `weight_hr`, P; 0 is none.
     """
 
     def __init__(
@@ -84,17 +86,24 @@ class Layout:
         bias: bool = True,
         suffixes: bool = True,
         layer_norm: bool = False,
+        proj_size: int = 0,
     ) -> None:
         self.spec, self.bias, self.suffixes, self.layer_norm = spec, bias, suffixes, layer_norm
         self.input_size, self.hidden_size = input_size, hidden_size
-        #: input size, hidden size, and the size of the output's last axis
-        self.sizes = (input_size, hidden_size, hidden_size * directions)
+        self.proj_size = proj_size
+        h_size = proj_size or hidden_size
+        #: input size, size of h, and the size of the output's last axis
+        self.sizes = (input_size, h_size, h_size * directions)
+        #: size of every state's last axis
+        self.state_sizes = (h_size, *[hidden_size] * (spec.states - 1))
+        #: whether a step is more than one product and the cell
+        self.staged = bool(spec.late or layer_norm or proj_size)
         self.num_layers, self.directions = num_layers, directions
         passes, extras = [], []
         for layer in range(num_layers):
-            inputs = hidden_size * directions if layer else input_size
+            inputs = h_size * directions if layer else input_size
             rows_x, rows_h = spec.from_x * hidden_size, spec.from_h * hidden_size
-            shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, hidden_size), (rows_x,), (rows_h,)]
+            shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, h_size), (rows_x,), (rows_h,)]
             for reverse in range(directions):
                 suffix = (f"_l{layer}" + "_reverse" * reverse) * suffixes
                 passes.append(
@@ -107,6 +116,8 @@ class Layout:
                 if layer_norm:
                     more["norm_ih"] = ("weight_ln_ih" + suffix, (rows_x,))
                     more["norm_hh"] = ("weight_ln_hh" + suffix, (rows_h,))
+                if proj_size:
+                    more["weight_hr"] = ("weight_hr" + suffix, (proj_size, hidden_size))
                 extras.append(more)
         #: ((name, shape), …) of every layer and direction, in the engine's order
         self.passes = passes if bias else [names[:2] for names in passes]
@@ -124,13 +135,16 @@ class Layout:
         """The shape of a parameter in symbols, as the documentation writes it: `(4*H, I)`."""
         if self.spec.params and name.startswith(f"weight_{self.spec.param_name}"):
             return f"({self.spec.params}, H)"
+        h = "P" if self.proj_size else "H"
+        if name.startswith("weight_hr"):
+            return "(P, H)"
         slots = self.spec.from_h if "_hh" in name else self.spec.from_x
         rows = f"{slots}*H" if slots > 1 else "H"
         if name.startswith(("bias", "weight_ln")):
             return f"({rows},)"
         if name.startswith("weight_hh"):
-            return f"({rows}, H)"
-        inputs = "I" if not self.suffixes or "_l0" in name else "2*H" if self.directions == 2 else "H"
+            return f"({rows}, {h})"
+        inputs = "I" if not self.suffixes or "_l0" in name else f"2*{h}" if self.directions == 2 else h
         return f"({rows}, {inputs})"
 
 
@@ -153,10 +167,12 @@ def structure(names: tuple[Any, ...]) -> tuple[int, int, bool]:
 
 
 @lru_cache(maxsize=256)
-def layout_of(spec: Spec, names: tuple[Any, ...], input_size: int, hidden_size: int) -> Layout:
+def layout_of(
+    spec: Spec, names: tuple[Any, ...], input_size: int, hidden_size: int, proj_size: int
+) -> Layout:
     """The layout that parameters of these names should have."""
     norm = any(str(name).startswith("weight_ln") for name in names)
-    return Layout(spec, input_size, hidden_size, *structure(names), layer_norm=norm)
+    return Layout(spec, input_size, hidden_size, *structure(names), layer_norm=norm, proj_size=proj_size)
 
 
 def layout_from(spec: Spec, params: Any) -> Layout:
@@ -183,4 +199,13 @@ def layout_from(spec: Spec, params: Any) -> Layout:
         if a.ndim != 2 or a.shape[axis] < (1 if axis else rows):
             raise ValueError(f"{kind}: expected shape {expected} with positive sizes, got {a.shape}")
         sizes.append(a.shape[1] if axis else a.shape[0] // rows)
-    return layout_of(spec, tuple(params), *sizes)
+    projection = params.get("weight_hr_l0")
+    if projection is None:
+        return layout_of(spec, tuple(params), *sizes, 0)
+    if spec.states < 2:
+        raise ValueError(f"params: expected no 'weight_hr_l0', because {spec.name} has no state beside h")
+    if not isinstance(projection, np.ndarray):
+        raise TypeError(f"weight_hr_l0: expected a NumPy array, got {type(projection).__name__}")
+    if projection.ndim != 2 or not 1 <= len(projection) < sizes[1]:
+        raise ValueError(f"weight_hr_l0: expected shape (P, H) with P < H, got {projection.shape}")
+    return layout_of(spec, tuple(params), *sizes, len(projection))

@@ -45,8 +45,9 @@ class Recurrent:
     layer_norm : bool
         The products of x and of h are normalised over all their slots, each with a gain of its own (Ba et al.
         2016): `weight_ln_ih_l0`, `weight_ln_hh_l0`.
-    proj_size
-        Not implemented yet; only the default is accepted.
+    proj_size : int
+        P, less than H: each step's h is projected to so many numbers, which are the output and what the next
+        step reads (Sak et al. 2014); `weight_hr_l0` (P, H). For cells with a state beside h; 0 is none.
     compute_dtype : {None, "bfloat16"}, on a CUDA device {None, "tf32"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
         the weights; sums, states, outputs and gradients stay float32. "tf32": products of float32 in TF32.
@@ -115,21 +116,23 @@ class Recurrent:
         if device != "cpu":
             self._backend = cuda_backend(device, compute_dtype)
             compute_dtype = None
-        checks.supported(proj_size=(proj_size, 0))
         if device != "cpu":
             checks.supported(
                 layer_norm=(layer_norm, False),
                 zoneout=(zoneout, 0.0),
                 recurrent_dropout=(recurrent_dropout, 0.0),
+                proj_size=(proj_size, 0),
             )
+        spec = self._backend.spec(cell)
         self._layout = Layout(
-            self._backend.spec(cell),
+            spec,
             checks.size("input_size", input_size),
             checks.size("hidden_size", hidden_size),
             checks.size("num_layers", num_layers),
             1 + checks.flag("bidirectional", bidirectional),
             checks.flag("bias", bias),
             layer_norm=checks.flag("layer_norm", layer_norm),
+            proj_size=checks.projection(proj_size, spec, hidden_size),
         )
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
@@ -180,6 +183,11 @@ class Recurrent:
         return self._layout.layer_norm
 
     @property
+    def proj_size(self) -> int:
+        """P, or 0."""
+        return self._layout.proj_size
+
+    @property
     def bias(self) -> bool:
         """Whether there are biases."""
         return self._layout.bias
@@ -205,8 +213,9 @@ class Recurrent:
 
         Returns
         -------
-        y : array (T, B, H·directions), in the layout of x
-        state : array (num_layers·directions, B, H), or a tuple of them for cells with several states
+        y : array (T, B, H·directions), in the layout of x; P in the place of H with a projection
+        state : array (num_layers·directions, B, H), or a tuple of them for cells with several states; of h
+            with a projection P
         """
         y, final, _ = stacking.forward(
             self._backend,
@@ -379,6 +388,7 @@ class Recurrent:
             ("zoneout", 0.0),
             ("recurrent_dropout", 0.0),
             ("layer_norm", False),
+            ("proj_size", 0),
             ("bidirectional", False),
         ):
             if getattr(self, option) != default:

@@ -181,7 +181,8 @@ def forward(
     S, L, D = layout.spec.states, layout.num_layers, layout.directions
 
     states = None if state is None else read_state(arrays, "state", state, layout, B, unbatched, dtype)
-    zeros = [arrays.zeros((B, H), dtype)] * S if states is None else []
+    widths = layout.state_sizes
+    zeros = [arrays.zeros((B, width), dtype) for width in widths] if states is None else []
     options: dict[str, Any] = {}
     if lengths is not None:
         options["lengths"] = arrays.lengths(lengths, T, B, unbatched)
@@ -208,7 +209,7 @@ def forward(
         arrays.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
 
     saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if save else None
-    finals = [arrays.empty((L * D, B, H), dtype) for _ in range(S)]
+    finals = [arrays.empty((L * D, B, width), dtype) for width in widths]
     run, cell = backend.forward, layout.spec.name
     for layer in range(L):
         dropped = (
@@ -267,7 +268,7 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
         dy = arrays.ready(time_major(dy, batch_first, unbatched), dtype)
     dstates = None if dstate is None else read_state(arrays, "dstate", dstate, layout, B, unbatched, dtype)
 
-    dinitial = [arrays.empty((L * D, B, H), dtype) for _ in range(S)]
+    dinitial = [arrays.empty((L * D, B, width), dtype) for width in layout.state_sizes]
     grads = {name: arrays.empty(shape, dtype) for name, shape in layout.shapes.items()}
     for layer in reversed(range(L)):
         dx = sequence_empty(arrays, T, B, N if layer else inputs, dtype, batch_first)
@@ -300,7 +301,9 @@ def gates(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:
 
 def states(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:
     """The states after every step of one layer of the kernels, in the form of `gates`."""
-    return by_name(saved, [kept.states() for kept in passes_of(saved, layer)], names)
+    kept = [kept.states() for kept in passes_of(saved, layer)]
+    found = by_name(saved, kept, names[1:], 1)
+    return by_name(saved, [a[..., : saved.layout.sizes[1]] for a in kept], names[:1]) | found
 
 
 def passes_of(saved: Saved, layer: int) -> list[Any]:
@@ -309,13 +312,13 @@ def passes_of(saved: Saved, layer: int) -> list[Any]:
     return saved.passes[layer * D : layer * D + D]
 
 
-def by_name(saved: Saved, kept: list[Array], names: tuple[str, ...]) -> dict[str, Array]:
-    """Parts of arrays (T, B, parts, H), one for each direction, by name."""
+def by_name(saved: Saved, kept: list[Array], names: tuple[str, ...], first: int = 0) -> dict[str, Array]:
+    """Parts of arrays (T, B, parts, H), one for each direction, by name from the first on."""
     return {
         name: original(
             np.concatenate([a[:, :, k] for a in kept], axis=-1), saved.batch_first, saved.unbatched
         )
-        for k, name in enumerate(names)
+        for k, name in enumerate(names, first)
     }
 
 
@@ -347,13 +350,14 @@ def read_state(
 ) -> tuple[Array, ...]:
     """A state, checked, as arrays (num_layers·directions, B, H)."""
     rows, H = layout.num_layers * layout.directions, layout.hidden_size
+    more = {"proj_size": layout.proj_size} if layout.proj_size else {}
     if unbatched:
         states = arrays.states(
-            name, state, layout.spec.states, (rows, H), "(num_layers*directions, H)", dtype
+            name, state, layout.spec.states, (rows, H), "(num_layers*directions, H)", dtype, **more
         )
         return tuple(s[:, None] for s in states)
     checked: tuple[Array, ...] = arrays.states(
-        name, state, layout.spec.states, (rows, B, H), "(num_layers*directions, B, H)", dtype
+        name, state, layout.spec.states, (rows, B, H), "(num_layers*directions, B, H)", dtype, **more
     )
     return checked
 

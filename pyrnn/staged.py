@@ -13,7 +13,7 @@ from pyrnn.layout import Array
 
 
 class StagedStream:
-    """The methods of `pyrnn._core.Stream` for cells with late slots and normalised layers.
+    """The methods of `pyrnn._core.Stream` for cells with late slots, normalised and projected layers.
 
     Parameters
     ----------
@@ -24,8 +24,8 @@ class StagedStream:
     def __init__(self, layer: Any, batch_size: int) -> None:
         self.layer, self.batch_size = layer, batch_size
         self.reload()
-        shape = (layer.num_layers, batch_size, layer.hidden_size)
-        self.states = [np.zeros(shape, layer.dtype) for _ in range(layer._layout.spec.states)]
+        rows, widths = (layer.num_layers, batch_size), layer._layout.state_sizes
+        self.states = [np.zeros((*rows, width), layer.dtype) for width in widths]
 
     def reload(self, layers: Any = None) -> None:
         """Read the weights again; the states stay."""

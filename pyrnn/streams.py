@@ -55,7 +55,7 @@ class Stream:
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
         self._core: Any
-        if layer._layout.spec.late or layer.layer_norm:
+        if layer._layout.staged:
             self._core = StagedStream(layer, self.batch_size)
         else:
             self._core = _core.Stream(

@@ -57,6 +57,7 @@ class Problem:
     kind: str = "plain"
     seed: int = 0
     layer_norm: bool = False
+    proj_size: int = 0
     dtype: Any = np.float64
     inputs: dict[str, Any] = field(init=False)
 
@@ -70,17 +71,18 @@ class Problem:
             self.directions,
             self.bias,
             layer_norm=self.layer_norm,
+            proj_size=self.proj_size,
         )
         # Sums of variance one half: neither saturation nor decay hides errors.
         fan_in = {n: s[1] if len(s) == 2 else 4 for n, s in layout.shapes.items()}
         self.params = {
             n: self.of(rng.normal(scale=0.5 * fan_in[n] ** -0.5, size=s)) for n, s in layout.shapes.items()
         }
-        rows, states = self.num_layers * self.directions, layout.spec.states
+        rows, sizes = self.num_layers * self.directions, layout.state_sizes
         self.x = self.of(rng.normal(size=(self.T, self.B, self.I)))
-        self.state = self.structure([rng.normal(size=(rows, self.B, self.H)) for _ in range(states)])
-        self.dy = self.of(rng.normal(size=(self.T, self.B, self.H * self.directions)))
-        self.dstate = self.structure([rng.normal(size=(rows, self.B, self.H)) for _ in range(states)])
+        self.state = self.structure([rng.normal(size=(rows, self.B, size)) for size in sizes])
+        self.dy = self.of(rng.normal(size=(self.T, self.B, layout.sizes[2])))
+        self.dstate = self.structure([rng.normal(size=(rows, self.B, size)) for size in sizes])
         self.options = options(self.kind, self.T, self.B, rng)
 
     def of(self, a: np.ndarray) -> np.ndarray:

@@ -248,7 +248,8 @@ LAYERS = [
     (dict(seed=-1), ValueError, "seed: expected an integer of at least 0, got -1"),
     (dict(seed="s"), TypeError, "seed: expected an integer, got str"),
     (dict(device="cuda"), RuntimeError, "device: expected 'cpu', got 'cuda'"),
-    (dict(proj_size=2), NotImplementedError, "proj_size=2 is not implemented; only proj_size=0 is"),
+    (dict(proj_size=-1), ValueError, "proj_size: expected an integer of at least 0, got -1"),
+    (dict(proj_size=True), TypeError, "proj_size: expected an integer, got bool"),
     (
         dict(compute_dtype="float16"),
         ValueError,

@@ -64,8 +64,6 @@ def test_links(page):
 
 def test_what_is_said_to_be_missing_is():
     limits = README.split("## Limits")[1].split("\n## ")[0]
-    assert "`proj_size`" in limits
-    with pytest.raises(NotImplementedError, match="proj_size"):
-        pyrnn.GRU(3, 4, proj_size=2)
+    assert '`device="cuda"`' in limits
     with pytest.raises(RuntimeError, match="device"):
         pyrnn.GRU(3, 4, device="cuda")

@@ -43,10 +43,9 @@ def test_what_is_swapped_and_what_is_left():
     before, params = copy.deepcopy(model), list(model.parameters())
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
     result = pyrnn.torch.replace(model)
-    assert result.swapped == {f"layers.{name}": name for name in NAMES} | {"own": "Own"}
-    assert set(result.left) == {"projected", "half"}
-    assert "proj_size" in result.left["projected"] and "bfloat16" in result.left["half"]
-    assert str(result).count("swapped") == len(NAMES) + 1
+    assert result.swapped == {f"layers.{name}": name for name in NAMES} | {"own": "Own", "projected": "LSTM"}
+    assert set(result.left) == {"half"} and "bfloat16" in result.left["half"]
+    assert str(result).count("swapped") == len(NAMES) + 2
     assert all(type(model.layers[name]) is getattr(pyrnn.torch, name) for name in NAMES)
     assert model.again is model.layers["LSTM"] and result.model is model
     assert all(a is b for a, b in zip(model.parameters(), params, strict=True))

@@ -163,7 +163,6 @@ def test_words_and_gains():
         ({"zoneout": (0.1,)}, ValueError, "zoneout: expected a number or 2 of them, got 1"),
         ({"recurrent_dropout": "much"}, TypeError, "recurrent_dropout: expected a number, got str"),
         ({"layer_norm": 1}, TypeError, "layer_norm: expected a bool, got int"),
-        ({"layer_norm": True, "proj_size": 2}, NotImplementedError, "proj_size is not implemented beside"),
     ],
 )
 def test_wrong_options(options, error, message):

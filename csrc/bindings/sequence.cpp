@@ -24,7 +24,7 @@ struct Saved : Made {
   Sizes sizes;
   Regularization regularization;
   ScheduleStorage schedule;
-  py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh;
+  py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh, weight_hr;
   int64_t gate_rows;  // kept for an entry
   Buffer states, gates;
   std::size_t bytes;  // of states and gates
@@ -34,9 +34,14 @@ using States = std::optional<std::vector<py::object>>;
 
 Dimension slots_times_units(const int count, int64_t H) { return {"H", count * H, count}; }
 
-// Checks one array per state of the cell, each (B, H). An absent list leaves null views.
+// h of a layer: (B, H), or (B, P) where it is projected.
+Dimension h_units(const Sizes& sizes, const Weights& weights) {
+  return weights.weight_hr ? Dimension{"P", weights.P} : Dimension{"H", sizes.H};
+}
+
+// Checks one array per state of the cell, each (B, H) but for the first, h. An absent list leaves null views.
 std::vector<py::array> check_states(const std::string& name, const States& states, const CellInfo& info, Type type,
-                                    int64_t B, int64_t H, Access access, View* views) {
+                                    int64_t B, const Dimension& h, int64_t H, Access access, View* views) {
   std::vector<py::array> arrays;
   if (!states) return arrays;
   if (int(states->size()) != info.states)
@@ -44,7 +49,7 @@ std::vector<py::array> check_states(const std::string& name, const States& state
                           std::to_string(states->size()));
   for (int s = 0; s < info.states; s++) {
     const std::string item = name + "[" + std::to_string(s) + "]";
-    arrays.push_back(check_array(item, (*states)[s], type, {{"B", B}, {"H", H}}, access, false));
+    arrays.push_back(check_array(item, (*states)[s], type, {{"B", B}, s ? Dimension{"H", H} : h}, access, false));
     views[s] = view_rows(arrays.back());
   }
   return arrays;
@@ -81,6 +86,18 @@ Regularization check_regularization(const RegularizationArgument& given, const C
   return r;
 }
 
+// The units of a projected layer. Only a cell that does not read h itself can have it projected.
+int64_t check_projection(const py::object& weight_hr, const CellInfo& info, int64_t P) {
+  if (info.states < 2) throw py::value_error(std::string("weight_hr: expected None, ") + info.name + " reads h");
+  if (!py::isinstance<py::array>(weight_hr)) throw py::type_error("weight_hr: expected a NumPy array");
+  const py::array array = py::reinterpret_borrow<py::array>(weight_hr);
+  if (array.ndim() != 2) throw py::value_error("weight_hr: expected 2 dimensions, got " + std::to_string(array.ndim()));
+  if (array.shape(1) < P)
+    throw py::value_error("weight_hr: expected shape (P, H) with H at least P = " + std::to_string(P) +
+                          ", got H = " + std::to_string(array.shape(1)));
+  return array.shape(1);
+}
+
 const uint8_t* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
   if (!flags) return nullptr;
   if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T ||
@@ -112,14 +129,15 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const std::optional<py::array>& resets, bool reset_to_initial, bool reverse,
                             const std::optional<std::string>& compute_dtype, const py::object& params,
                             const RegularizationArgument& regularization, const py::object& norm_ih,
-                            const py::object& norm_hh) {
+                            const py::object& norm_hh, const py::object& weight_hr) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
   if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I), got " + std::to_string(x.ndim()));
   if (weight_hh.ndim() != 2)
     throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(weight_hh.ndim()));
-  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), H = weight_hh.shape(1);
+  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), P = weight_hh.shape(1);
+  const int64_t H = weight_hr.is_none() ? P : check_projection(weight_hr, info, P);
   if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
   if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
     throw py::value_error("x: T*B = " + std::to_string(T) + "*" + std::to_string(B) + " is too large");
@@ -129,7 +147,15 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   args.sizes = {T, B, I, H};
   const py::array x_checked = check_array("x", x, type, {{"T", T}, {"B", B}, {"I", I}}, read_only, false);
   const py::array w_ih = check_array("weight_ih", weight_ih, type, {gates_x, {"I", I}}, read_only, true);
-  const py::array w_hh = check_array("weight_hh", weight_hh, type, {gates_h, {"H", H}}, read_only, true);
+  const py::array w_hh = check_array("weight_hh", weight_hh, type, {gates_h, {weight_hr.is_none() ? "H" : "P", P}},
+                                     read_only, true);
+  py::array w_hr;
+  if (!weight_hr.is_none()) {
+    w_hr = check_array("weight_hr", weight_hr, type, {{"P", P}, {"H", H}}, read_only, true);
+    args.weights.weight_hr = w_hr.data();
+    args.weights.P = P;
+  }
+  const Dimension h = h_units(args.sizes, args.weights);
   const auto bias = [&](const char* name, const py::object& object, const Dimension& size) -> const void* {
     return object.is_none() ? nullptr : check_array(name, object, type, {size}, read_only, true).data();
   };
@@ -146,14 +172,14 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     args.weights.norm_ih = gain_ih.data();
     args.weights.norm_hh = gain_hh.data();
   }
-  const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, {"H", H}}, writable, false);
+  const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, h}, writable, false);
   args.x = view_sequence(x_checked);
   args.y = view_sequence(y_checked);
   args.weights.weight_ih = w_ih.data();
   args.weights.weight_hh = w_hh.data();
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
-  const auto kept_in = check_states("state", state, info, type, B, H, read_only, args.state);
-  const auto kept_out = check_states("state_out", state_out, info, type, B, H, writable, args.state_out);
+  const auto kept_in = check_states("state", state, info, type, B, h, H, read_only, args.state);
+  const auto kept_out = check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out);
   args.regularization = check_regularization(regularization, info);
   ScheduleOptions options;
   options.lengths = check_lengths(lengths, T, B);
@@ -198,6 +224,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    p,
                                                    gain_ih,
                                                    gain_hh,
+                                                   w_hr,
                                                    gate_rows,
                                                    std::move(states),
                                                    std::move(gates),
@@ -207,7 +234,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
                        bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
                        const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh,
-                       const py::object& dparams, const py::object& dnorm_ih, const py::object& dnorm_hh) {
+                       const py::object& dparams, const py::object& dnorm_ih, const py::object& dnorm_hh,
+                       const py::object& dweight_hr) {
   saved.check_made("saved");
   const CellInfo& info = cell_info(saved.cell);
   const auto [T, B, I, H] = saved.sizes;
@@ -225,21 +253,28 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
     args.weights.norm_ih = saved.norm_ih.data();
     args.weights.norm_hh = saved.norm_hh.data();
   }
+  if (saved.weight_hr.size()) {
+    args.weights.weight_hr = saved.weight_hr.data();
+    args.weights.P = saved.weight_hr.shape(0);
+  }
+  const Dimension h = h_units(saved.sizes, args.weights);
   args.states = saved.states.data();
   args.gates = saved.gates.data();
-  if (!dy.is_none())
-    args.dy = view_sequence(check_array("dy", dy, type, {{"T", T}, {"B", B}, {"H", H}}, read_only, false));
+  if (!dy.is_none()) args.dy = view_sequence(check_array("dy", dy, type, {{"T", T}, {"B", B}, h}, read_only, false));
   if (!dx.is_none())
     args.dx = view_sequence(check_array("dx", dx, type, {{"T", T}, {"B", B}, {"I", I}}, writable, false));
   args.dx_accumulate = dx_accumulate;
   if (!dstate_out) throw py::type_error("dstate_out: expected a sequence of arrays, got None");
-  const auto kept_in = check_states("dstate", dstate, info, type, B, H, read_only, args.dstate);
-  const auto kept_out = check_states("dstate_out", dstate_out, info, type, B, H, writable, args.dstate_out);
+  const auto kept_in = check_states("dstate", dstate, info, type, B, h, H, read_only, args.dstate);
+  const auto kept_out = check_states("dstate_out", dstate_out, info, type, B, h, H, writable, args.dstate_out);
   const auto output = [&](const char* name, const py::object& object, const std::vector<Dimension>& shape) {
     return writable_data(check_array(name, object, type, shape, writable, true));
   };
   args.dweight_ih = output("dweight_ih", dweight_ih, {gates_x, {"I", I}});
-  args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, {"H", H}});
+  args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, h});
+  if (dweight_hr.is_none() != !saved.weight_hr.size())
+    throw py::value_error(std::string("dweight_hr: expected ") + (saved.weight_hr.size() ? "an array" : "None"));
+  if (saved.weight_hr.size()) args.dweight_hr = output("dweight_hr", dweight_hr, {h, {"H", H}});
   for (const auto& [name, object] : {std::pair{"dnorm_ih", &dnorm_ih}, {"dnorm_hh", &dnorm_hh}})
     if (object->is_none() != !saved.norm_ih.size())
       throw py::value_error(std::string(name) + ": expected " + (saved.norm_ih.size() ? "an array" : "None"));
@@ -303,25 +338,26 @@ void bind_sequence(py::module_& m) {
             saved.check_made("saved");
             return saved.bytes;
           },
-          "Bytes that are kept beside x and the weights.");
-  .def(
-      "states",
-      [](const Saved& saved) {
-        saved.check_made("saved");
-        const int count = cell_info(saved.cell).states;
-        return copy_kept(saved, count, saved.states.data(),
-                         [&](const Schedule& schedule, int64_t e) { return int64_t(schedule.target[e]) * count; });
-      },
-      "The states after every step, (T, B, states, H); zero where a step was not computed.");
+          "Bytes that are kept beside x and the weights.")
+      .def(
+          "states",
+          [](const Saved& saved) {
+            saved.check_made("saved");
+            const int count = cell_info(saved.cell).states;
+            return copy_kept(saved, count, saved.states.data(),
+                             [&](const Schedule& schedule, int64_t e) { return int64_t(schedule.target[e]) * count; });
+          },
+          "The states after every step, (T, B, states, H); zero where a step was not computed.");
   // `save` may be given by position: names cost as much as the rest of a small call.
   m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
         "y"_a, "state_out"_a, "save"_a = false, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(),
         "resets"_a = py::none(), "reset_to_initial"_a = false, "reverse"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
+        "weight_hr"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(), "dnorm_ih"_a = py::none(),
-        "dnorm_hh"_a = py::none(),
+        "dnorm_hh"_a = py::none(), "dweight_hr"_a = py::none(),
         "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");

@@ -1,7 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers whose step is no single product with a cell behind it: a cell that makes what its last slots read out of the
-// first ones (GRU with reset before the product), and layer normalisation of the products (Ba et al. 2016). A thread
-// has sequences of its own and runs all their steps; the stages of a step meet in memory that is in L1 or L2.
+// first ones (GRU with reset before the product), layer normalisation of the products (Ba et al. 2016), and projection
+// of h to fewer numbers (Sak et al. 2014). A thread has sequences of its own and runs all their steps; the stages of a
+// step meet in memory that is in L1 or L2.
 #pragma once
 
 #include "matrix.h"
@@ -138,15 +139,23 @@ struct StagedRows {
   const CellFunctions<T>& cell;
   ReadFunctions<T> reading;
   int64_t I, H, padded;
-  bool norm;
+  int64_t P;  // numbers of h
+  bool norm, projected;
   int early, late;
 
   StagedRows(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const Sizes& sizes, const Weights& weights)
       : cell(cell), reading(reading), I(sizes.I), H(sizes.H), padded(padded_units<T>(H)),
-        norm(weights.norm_ih != nullptr), early(cell.from_h_count - reading.late), late(reading.late) {}
+        P(weights.weight_hr ? weights.P : H), norm(weights.norm_ih != nullptr), projected(weights.weight_hr != nullptr),
+        early(cell.from_h_count - reading.late), late(reading.late) {}
 
-  // Rows kept for backward: what the cell saves, and with normalisation x̂ of both products and the inverses.
-  PYRNN_FN int kept() const { return cell.saved + (norm ? cell.from_x_count + cell.from_h_count + 2 : 0); }
+  // Numbers of a state.
+  PYRNN_FN int64_t width(int state) const { return state == 0 ? P : H; }
+
+  // Rows kept for backward: what the cell saves, with normalisation x̂ of both products and the inverses, and with
+  // projection what is projected.
+  PYRNN_FN int kept() const { return saved_and_norm() + projected; }
+  PYRNN_FN int saved_and_norm() const { return cell.saved + (norm ? cell.from_x_count + cell.from_h_count + 2 : 0); }
+  PYRNN_FN int64_t unprojected() const { return saved_and_norm() * padded; }
   PYRNN_FN int64_t normalised_x() const { return cell.saved * padded; }
   PYRNN_FN int64_t normalised_h() const { return (cell.saved + cell.from_x_count) * padded; }
   PYRNN_FN int64_t inverses() const { return (cell.saved + cell.from_x_count + cell.from_h_count) * padded; }

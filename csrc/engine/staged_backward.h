@@ -11,20 +11,22 @@ inline namespace PYRNN_ISA_NAMESPACE {
 template <class T>
 struct StagedBackward : StagedRows<T> {
   using Rows = StagedRows<T>;
-  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::padded, Rows::norm, Rows::early, Rows::late;
+  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::early,
+      Rows::late;
   const BackwardArgs& args;
   int threads, planes, products;
 
-  PackedMatrix<T> to_x[max_slots], to_h[max_slots];
+  PackedMatrix<T> to_x[max_slots], to_h[max_slots], project;
   T* params;  // (params, padded)
   T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
   T* da;  // (entries, planes, padded): of the slots, then of the parameters
   T* dproducts{};  // (entries, products, padded): of x's and h's products, where they were normalised
   T *factors{}, *h_seen{}, *read{};  // (B, padded), (entries, padded), (entries, padded)
+  T* dprojected{};  // (entries, padded): of h as projected
   Barrier* barrier;
   Queue queue;
   PerThread<int32_t> entries;  // (max_rows)
-  PerThread<T> dseen, shares{}, panel;  // (max_rows, padded), (2, states, padded), (entries, panel)
+  PerThread<T> dseen, shares{}, panel;  // (max_rows, padded), (1 + max_rows, states, padded), (entries, panel)
 
   StagedBackward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args, int threads)
       : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads), planes(cell.slots + cell.params),
@@ -34,7 +36,8 @@ struct StagedBackward : StagedRows<T> {
     Carver carver{static_cast<char*>(memory)};
     const int64_t all = args.schedule.entries, B = args.sizes.B;
     for (int i = 0; i < cell.from_x_count; i++) to_x[i].carve(carver, H, I);
-    for (int i = 0; i < cell.from_h_count; i++) to_h[i].carve(carver, H, H);
+    for (int i = 0; i < cell.from_h_count; i++) to_h[i].carve(carver, H, P);
+    if (projected) project.carve(carver, P, H);
     params = carver.take<T>(cell.params * padded);
     ds = carver.take<T>(cell.states * B * padded);
     ds_initial = carver.take<T>(cell.states * B * padded);
@@ -45,11 +48,13 @@ struct StagedBackward : StagedRows<T> {
       h_seen = carver.take<T>(all * padded);
     }
     if (late) read = carver.take<T>(all * padded);
+    if (projected) dprojected = carver.take<T>(all * padded);
     barrier = carver.take<Barrier>(1);
     queue.carve(carver, threads);
     entries = carver.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     dseen = carver.take_per_thread<T>(threads, args.schedule.max_rows * padded);
-    if (has_zoneout(args.regularization)) shares = carver.take_per_thread<T>(threads, 2 * cell.states * padded);
+    if (has_zoneout(args.regularization))
+      shares = carver.take_per_thread<T>(threads, (1 + args.schedule.max_rows) * cell.states * padded);
     panel = carver.take_per_thread<T>(threads, all * panel_vectors * lanes<T>);
     return carver.used;
   }
@@ -75,18 +80,20 @@ struct StagedBackward : StagedRows<T> {
   void prepare(int thread) const {
     const int64_t B = args.sizes.B;
     const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i, int64_t columns) {
-      const T* from = static_cast<const T*>(weight) + i * H * columns;
+      const T* from = static_cast<const T*>(weight) + i * matrix.K * columns;
       matrix.pack_rows([&](int64_t k) { return from + k * columns; }, part(matrix.blocks(), thread, threads));
     };
     for (int i = 0; i < cell.from_x_count; i++) pack(to_x[i], args.weights.weight_ih, i, I);
-    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], args.weights.weight_hh, i, H);
+    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], args.weights.weight_hh, i, P);
+    if (projected) pack(project, args.weights.weight_hr, 0, H);
     const Blocks units(H, lanes<T>, 1);
     pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
                 padded, params);
     const Range mine = part(B, thread, threads);
     for (int64_t b = mine.begin; b < mine.end; b++) {
       for (int s = 0; s < cell.states; s++) {
-        copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
+        copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, this->width(s), ds_row(s, b),
+                    padded);
         copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
       }
       if (factors) dropout_factors(args.regularization, b, padded, factors + b * padded);
@@ -113,22 +120,35 @@ struct StagedBackward : StagedRows<T> {
     const auto batch = [&](int64_t n) { return schedule.batch[entry[n]]; };
     const auto of_h = [&](int k) { return [=](int64_t n) { return dh_product(entry[n], k); }; };
     const auto seen = [&](int64_t n) { return dseen[thread] + n * padded; };
-    for (int64_t n = 0; n < count; n++) {
-      const int64_t e = entry[n], t = schedule.time[e], b = batch(n);
-      const T *state = state_row(schedule.source[e]), *gates = gates_row(e);
-      const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
-      const bool zoned = has_zoneout(args.regularization);
-      T *share = shares.data ? shares[thread] : nullptr, *past = share + cell.states * padded;
-      if (zoned) {
-        zoneout_shares(args.regularization, cell.states, t, b, {0, padded}, padded, share);
-        dy = zoneout_backward(cell.states, share, dy, ds_row(0, b), args.sizes.B * padded, {0, padded}, H, padded,
-                              past);
+    const bool zoned = has_zoneout(args.regularization);
+    T* share = zoned ? shares[thread] : nullptr;
+    const auto past = [&](int64_t n) { return share + (1 + n) * cell.states * padded; };
+    const auto dy_of = [&](int64_t n) {
+      return args.dy.data ? element<T>(args.dy, schedule.time[entry[n]], batch(n)) : nullptr;
+    };
+    for (int64_t n = 0; zoned && n < count; n++) {
+      zoneout_shares(args.regularization, cell.states, schedule.time[entry[n]], batch(n), {0, padded}, padded, share);
+      zoneout_backward<T>(cell.states, share, dy_of(n), ds_row(0, batch(n)), args.sizes.B * padded, {0, padded}, P,
+                          padded, past(n));
+    }
+    if (projected) {
+      for (int64_t n = 0; n < count; n++) {
+        const T *dh = ds_row(0, batch(n)), *dy = zoned ? nullptr : dy_of(n);
+        for (int64_t u = 0; u < P; u++) dprojected[entry[n] * padded + u] = dy ? dh[u] + dy[u] : dh[u];
       }
+      project.multiply(
+          count, [&](int64_t n) { return static_cast<const T*>(dprojected + entry[n] * padded); },
+          [&](int64_t n) { return ds_row(0, batch(n)); }, false);
+    }
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t e = entry[n], b = batch(n);
+      const T *state = state_row(schedule.source[e]), *gates = gates_row(e);
+      const T* dy = zoned || projected ? nullptr : dy_of(n);
       cell.backward(
           units, {gates, state, dy, ds_row(0, b), da_row(e, 0), args.sizes.B * padded, padded, column_block<T>}, all);
       if (zoned)
         for (int s = 0; s < cell.states; s++)
-          for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past[s * padded + u];
+          for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past(n)[s * padded + u];
       if (factors) multiplied(state, factors + b * padded, padded, h_seen + e * padded);
       if (!late) continue;
       reading.read_saved(units, gates, state, read + e * padded);
@@ -156,7 +176,7 @@ struct StagedBackward : StagedRows<T> {
       to_h[k].multiply(
           count, of_h(k), [&](int64_t n) { return factors ? seen(n) : ds_row(0, batch(n)); }, !factors || k > 0);
     for (int64_t n = 0; factors && early && n < count; n++)
-      for (int64_t u = 0; u < H; u++) ds_row(0, batch(n))[u] += factors[batch(n) * padded + u] * seen(n)[u];
+      for (int64_t u = 0; u < P; u++) ds_row(0, batch(n))[u] += factors[batch(n) * padded + u] * seen(n)[u];
     for (int k = 0; args.dx.data && k < cell.from_x_count; k++)
       to_x[k].multiply(
           count, [&](int64_t n) { return dx_product(entry[n], k); },
@@ -182,19 +202,25 @@ struct StagedBackward : StagedRows<T> {
   // Every gradient of weights is a few pieces, a block of columns each; does the one of that number, and leaves the
   // number less that of all pieces.
   void weights(int64_t& piece, int thread) const {
-    const auto sums = [&](const T* left, int64_t columns, void* out, int i, const auto& row) {
+    const auto sums_of = [&](int64_t count, const T* left, int64_t stride, int64_t columns, T* out, const auto& row) {
       const int64_t blocks = column_blocks<T>(columns);
       if (piece >= 0 && piece < blocks)
         weighted_sums<T>(
-            H, args.schedule.entries, [&](int64_t m) { return left + m; }, product_stride(), row, nullptr, columns,
-            {piece, piece + 1}, panel[thread], static_cast<T*>(out) + i * H * columns, columns);
+            count, args.schedule.entries, [&](int64_t m) { return left + m; }, stride, row, nullptr, columns,
+            {piece, piece + 1}, panel[thread], out, columns);
       piece -= blocks;
+    };
+    const auto sums = [&](const T* left, int64_t columns, void* out, int i, const auto& row) {
+      sums_of(H, left, product_stride(), columns, static_cast<T*>(out) + i * H * columns, row);
     };
     for (int i = 0; i < cell.from_x_count; i++)
       sums(dx_product(0, i), I, args.dweight_ih, i, [&](int64_t e) { return x_row(e); });
     for (int i = 0; i < early + late; i++)
-      sums(dh_product(0, i), H, args.dweight_hh, i,
+      sums(dh_product(0, i), P, args.dweight_hh, i,
            [&](int64_t e) { return i < early ? h_row(e) : read + e * padded; });
+    if (projected)
+      sums_of(P, dprojected, padded, H, static_cast<T*>(args.dweight_hr),
+              [&](int64_t e) { return gates_row(e) + this->unprojected(); });
   }
 
   // out[u] = Σ_e a(e)[u], or Σ_e a(e)[u]·b(e)[u], this thread's units.
@@ -240,7 +266,7 @@ struct StagedBackward : StagedRows<T> {
     const int64_t B = args.sizes.B;
     for (int s = 0; s < cell.states; s++)
       for (int64_t b = 0; b < B; b++)
-        for (int64_t u = 0; u < H; u++)
+        for (int64_t u = 0; u < this->width(s); u++)
           element<T>(args.dstate_out[s], 0, b)[u] = ds_row(s, b)[u] + ds_initial[(s * B + b) * padded + u];
   }
 };

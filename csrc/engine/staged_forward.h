@@ -10,17 +10,20 @@ inline namespace PYRNN_ISA_NAMESPACE {
 template <class T>
 struct StagedForward : StagedRows<T> {
   using Rows = StagedRows<T>;
-  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::padded, Rows::norm, Rows::early, Rows::late;
+  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::early,
+      Rows::late;
   const ForwardArgs& args;
   int threads;
 
   PackedMatrix<T> from_x[max_slots], from_h[max_slots];  // by place in the weights
+  PackedMatrix<T> project;
   T *bias, *params;                                      // (slots, padded), (params, padded)
   T* factors{};                                          // (B, padded): dropout of h
   Barrier* barrier;
   PerThread<StepRow<T>> rows;                    // (max_rows)
   PerThread<int32_t> entries;                    // (max_rows)
   PerThread<T> slots, products, seen, shares{};  // (max_rows, slots, padded), the same, (max_rows, padded), (states, …)
+  PerThread<T> hidden{};  // (max_rows, padded): what is projected
 
   StagedForward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args, int threads)
       : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads) {}
@@ -29,7 +32,8 @@ struct StagedForward : StagedRows<T> {
     Carver carver{static_cast<char*>(memory)};
     const int64_t most = args.schedule.max_rows, widest = larger(cell.slots, larger(cell.from_x_count, early + late));
     for (int i = 0; i < cell.from_x_count; i++) from_x[i].carve(carver, I, H);
-    for (int i = 0; i < cell.from_h_count; i++) from_h[i].carve(carver, H, H);
+    for (int i = 0; i < cell.from_h_count; i++) from_h[i].carve(carver, P, H);
+    if (projected) project.carve(carver, H, P);
     bias = carver.take<T>(cell.slots * padded);
     params = carver.take<T>(cell.params * padded);
     if (has_dropout(args.regularization)) factors = carver.take<T>(args.sizes.B * padded);
@@ -40,6 +44,7 @@ struct StagedForward : StagedRows<T> {
     products = carver.take_per_thread<T>(threads, most * widest * padded);
     seen = carver.take_per_thread<T>(threads, most * padded);
     if (has_zoneout(args.regularization)) shares = carver.take_per_thread<T>(threads, cell.states * padded);
+    if (projected) hidden = carver.take_per_thread<T>(threads, most * padded);
     return carver.used;
   }
 
@@ -51,7 +56,8 @@ struct StagedForward : StagedRows<T> {
       matrix.pack_transposed(static_cast<const T*>(weight) + i * H * K, K, part(matrix.blocks(), thread, threads));
     };
     for (int i = 0; i < cell.from_x_count; i++) pack(from_x[i], w.weight_ih, i, I);
-    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], w.weight_hh, i, H);
+    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], w.weight_hh, i, P);
+    if (projected) pack(project, w.weight_hr, 0, H);
     const Blocks units(H, lanes<T>, 1);
     const Range mine = part(units.count, thread, threads);
     pack_params(static_cast<const T*>(w.params), cell.params, units, mine, padded, params);
@@ -68,11 +74,11 @@ struct StagedForward : StagedRows<T> {
     const Range sequences = part(B + 1, thread, threads);
     for (int64_t b = sequences.begin; b < sequences.end; b++) {
       for (int s = 0; s < cell.states; s++)
-        copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, H,
+        copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, this->width(s),
                     state_row(b) + s * padded, padded);
       if (factors && b < B) dropout_factors(args.regularization, b, padded, factors + b * padded);
     }
-    clear_idle<T>(args.schedule, args.y, B, H, part(args.schedule.idles, thread, threads));
+    clear_idle<T>(args.schedule, args.y, B, P, part(args.schedule.idles, thread, threads));
   }
 
   // Adds to the slots of `count` rows the products of the weights first .. last with in(n), normalised where asked.
@@ -136,12 +142,25 @@ struct StagedForward : StagedRows<T> {
       }
       add(thread, count, from_h, cell.from_h, early, early + late, args.weights.norm_hh, this->normalised_h(), 2, read);
     }
+    if (projected)
+      for (int64_t n = 0; n < count; n++)
+        row[n].y = row[n].gates ? row[n].gates + this->unprojected() : hidden[thread] + n * padded;
     cell.forward(units, {slots[thread], count, 0, padded / lanes<T>}, row);
+    if (projected) {
+      project.multiply(
+          count, [&](int64_t n) { return static_cast<const T*>(row[n].y); },
+          [&](int64_t n) { return row[n].state_new; }, false);
+      for (int64_t n = 0; n < count; n++) {
+        row[n].y = element<T>(args.y, schedule.time[entry[n]], schedule.batch[entry[n]]);
+        copy_row<T>(row[n].state_new, P, row[n].y, 0);
+        for (int64_t u = P; u < padded; u++) row[n].state_new[u] = 0;
+      }
+    }
     if (!has_zoneout(args.regularization)) return;
     for (int64_t n = 0; n < count; n++) {
       zoneout_shares(args.regularization, cell.states, schedule.time[entry[n]], schedule.batch[entry[n]], {0, padded},
                      padded, shares[thread]);
-      zoneout_forward(cell.states, shares[thread], row[n], {0, padded}, H, padded);
+      zoneout_forward(cell.states, shares[thread], row[n], {0, padded}, P, padded);
     }
   }
 
@@ -155,7 +174,8 @@ struct StagedForward : StagedRows<T> {
   void finish() const {
     for (int64_t b = 0; b < args.sizes.B; b++)
       for (int s = 0; s < cell.states; s++)
-        copy_row<T>(state_row(args.schedule.last[b]) + s * padded, H, element<T>(args.state_out[s], 0, b), 0);
+        copy_row<T>(state_row(args.schedule.last[b]) + s * padded, this->width(s), element<T>(args.state_out[s], 0, b),
+                    0);
   }
 };
 

@@ -88,6 +88,7 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     layout = layout_from(KERNELS.spec(cell), tensors)
     checks.state_dict(layout, tensors)
     options |= {"bias": layout.bias, "layer_norm": layout.layer_norm, "bidirectional": layout.directions == 2}
+    options["proj_size"] = layout.proj_size
     options["dtype"] = tensors["weight_ih_l0"].dtype
     sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
     layer: Any

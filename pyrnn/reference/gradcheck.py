@@ -28,6 +28,7 @@ def gradcheck(
     bidirectional: bool = False,
     bias: bool = True,
     layer_norm: bool = False,
+    proj_size: int = 0,
     initial_state: bool = True,
     dropout: float = 0.0,
     seed: int = 0,
@@ -45,7 +46,7 @@ def gradcheck(
     ----------
     cell : str
         A registered name.
-    time, batch, input_size, hidden_size, num_layers : int
+    time, batch, input_size, hidden_size, num_layers, proj_size : int
         Sizes of the problem.
     bidirectional, bias, layer_norm, initial_state : bool
         Options of the problem; without `initial_state` it starts from zeros.
@@ -78,15 +79,16 @@ def gradcheck(
     True
     """
     spec, directions = REFERENCE.spec(cell), 1 + bidirectional
-    layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias, layer_norm=layer_norm)
+    more: dict[str, Any] = {"layer_norm": layer_norm, "proj_size": proj_size}
+    layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias, **more)
     rng = np.random.Generator(np.random.Philox(seed))
-    rows, features = num_layers * directions, hidden_size * directions
+    rows, features = num_layers * directions, layout.sizes[2]
     inputs = {"x": rng.normal(size=(time, batch, input_size))}
     if initial_state:
-        inputs |= {f"state[{k}]": rng.normal(size=(rows, batch, hidden_size)) for k in range(spec.states)}
+        inputs |= {f"state[{k}]": rng.normal(size=(rows, batch, n)) for k, n in enumerate(layout.state_sizes)}
     inputs |= {name: rng.normal(size=shape) for name, shape in layout.shapes.items()}
     dy = rng.normal(size=(time, batch, features))
-    dstate = [rng.normal(size=(rows, batch, hidden_size)) for _ in range(spec.states)]
+    dstate = [rng.normal(size=(rows, batch, n)) for n in layout.state_sizes]
 
     def problem(values: dict[str, Array]) -> dict[str, Any]:
         states = tuple(values[f"state[{k}]"] for k in range(spec.states)) if initial_state else (None,)

@@ -2,7 +2,8 @@
 """The engine in NumPy: one layer in one direction, forward and reverse sweep, for any registered cell.
 
 Same names and arguments as `pyrnn._core.forward` and `pyrnn._core.backward`; any float or complex dtype.
-Here x is (T, B, I), y (T, B, H), states S arrays (B, H); slots and what is saved are (T, slots, B, H).
+Here x is (T, B, I), y (T, B, H), states S arrays (B, H); slots and what is saved are (T, slots, B, H). With a
+projection (Sak et al. 2014) h has P numbers, and zeros after them in here.
 """
 
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ class Saved(NamedTuple):
     params: Array  # (params, 1, H)
     shares: Array  # (T, S, B, H), or (): how much of the old state zoneout keeps
     factors: Array  # (B, H), or (): dropout of the h that the product reads
+    projection: (
+        tuple[Array, Array] | None
+    )  # weight_hr (H, H), zeros below P; (T, B, H), what it is multiplied with
     active: Array  # bool (T, B, 1)
     restart: Array  # bool (T, B, 1)
     to_initial: bool
@@ -61,6 +65,7 @@ def forward(
     regularization: Any = None,
     norm_ih: Array | None = None,
     norm_hh: Array | None = None,
+    weight_hr: Array | None = None,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
@@ -68,7 +73,10 @@ def forward(
     """
     kind = registry[cell]
     rounded = bfloat16 if compute_dtype else np.asarray
-    (T, B, _), H, early = x.shape, weight_hh.shape[1], len(kind.from_h) - getattr(kind, "late", 0)
+    (T, B, _), P, early = x.shape, weight_hh.shape[1], len(kind.from_h) - getattr(kind, "late", 0)
+    H = P if weight_hr is None else weight_hr.shape[1]
+    if weight_hr is not None:
+        weight_hr, weight_hh = padded(weight_hr, 0, H), padded(weight_hh, 1, H)
     x_product = Product(rounded(weight_ih), norm_ih, rounded)
     h_product, late_product = (
         Product(rounded(weight_hh[rows]), None if norm_hh is None else norm_hh[rows], rounded)
@@ -88,7 +96,8 @@ def forward(
     factors = dropout_factors(regularization, B, H).astype(x.dtype)
     p = np.zeros((0, 1, H), x.dtype) if params is None else params[:, None]
     steps = range(T - 1, -1, -1) if reverse else range(T)
-    s = np.stack(state)
+    s = np.stack([padded(a, 1, H) for a in state])
+    hidden = np.zeros((T, B, H), x.dtype)
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
@@ -99,17 +108,21 @@ def forward(
             a[t, list(kind.from_h[early:])] += split(plus(rows, biases[1]), H)
         s_new, step_save = kind.forward(a[t], s, p)
         s_new = np.stack(s_new)
+        if weight_hr is not None:
+            hidden[t] = np.where(active[t], s_new[0], 0)
+            s_new[0] = rounded(s_new[0]) @ rounded(weight_hr).T
         s_new = (1 - shares[t]) * s_new + shares[t] * s
         started[t] = np.where(active[t], s, 0)
         kept[t] = np.where(active[t], step_save, 0)
         s = np.where(active[t], s_new, s)
-        y[t] = np.where(active[t], s[0], 0)
+        y[t] = np.where(active[t], s[0], 0)[:, :P]
     for out, value in zip(state_out, s, strict=True):
-        out[...] = value
+        out[...] = value[:, : out.shape[1]]
     if not save:
         return None
     products, kept_by = (x_product, h_product, late_product), (x_kept, h_kept, late_kept)
-    read = (products, kept_by, p, shares, factors)
+    projection = None if weight_hr is None else (weight_hr, hidden)
+    read = (products, kept_by, p, shares, factors, projection)
     return Saved(kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded)
 
 
@@ -127,6 +140,7 @@ def backward(
     dparams: Array | None = None,
     dnorm_ih: Array | None = None,
     dnorm_hh: Array | None = None,
+    dweight_hr: Array | None = None,
 ) -> None:
     """Write the gradients of what `forward` read; dx is added to when `dx_accumulate`."""
     kind, active, restart, rounded = saved.cell, saved.active, saved.restart, saved.rounded
@@ -136,15 +150,25 @@ def backward(
     T, S, B, H = saved.state.shape
     da = np.zeros((T, kind.slots, B, H), saved.x.dtype)
     dp = np.zeros((kind.params, B, H), saved.x.dtype)
-    ds = np.zeros((S, B, H), saved.x.dtype) if dstate is None else np.stack(dstate)
+    ds = np.zeros((S, B, H), saved.x.dtype)
+    if dweight_hr is not None:
+        dweight_hr[...] = 0
+    for d, given in zip(ds, () if dstate is None else dstate, strict=False):
+        d[:, : given.shape[1]] = given
     dinitial = np.zeros_like(ds)
     drows = np.zeros((T, B, len(kind.from_h) * H), saved.x.dtype)  # of the products of h, before their gain
-    dh = np.zeros((T, B, H), saved.x.dtype) if dy is None else np.where(active, dy, 0)
+    dh = np.zeros((T, B, H), saved.x.dtype)
+    if dy is not None:
+        dh[..., : dy.shape[2]] = np.where(active, dy, 0)
     for t in reversed(saved.steps):
         ds_new = np.where(active[t], ds, 0)
         ds_new[0] += dh[t]
         past = saved.shares[t] * ds_new  # what zoneout leads past the cell
         ds_new = ds_new - past
+        if saved.projection is not None and dweight_hr is not None:
+            weight_hr, hidden = saved.projection
+            dweight_hr += (rounded(ds_new[0]).T @ rounded(hidden[t]))[: len(dweight_hr)]
+            ds_new[0] = rounded(ds_new[0]) @ rounded(weight_hr)
         da[t], ds_old, dp_step = kind.backward(saved.save[t], saved.state[t], saved.params, ds_new)
         ds_old = np.stack(ds_old) + past
         if kind.params:
@@ -161,7 +185,7 @@ def backward(
         dinitial += np.where(restart[t], ds, 0)
         ds = np.where(restart[t], 0, ds)
     for out, value in zip(dstate_out, ds + dinitial if saved.to_initial else ds, strict=True):
-        out[...] = value
+        out[...] = value[:, : out.shape[1]]
 
     # The weight gradients need no recurrence: one product over all steps and rows.
     da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
@@ -172,7 +196,8 @@ def backward(
         late_seen = [kind.read_saved(*kept) for kept in zip(saved.save, saved.state, strict=True)]
         seen.append(np.reshape(late_seen, (T, B, H)) * saved.factors)
     for rows, read in zip((slice(early * H), slice(early * H, None)), seen, strict=False):
-        dweight_hh[rows] = np.tensordot(rounded(drows[..., rows]), rounded(read), ((0, 1), (0, 1)))
+        dweight = np.tensordot(rounded(drows[..., rows]), rounded(read), ((0, 1), (0, 1)))
+        dweight_hh[rows] = dweight[:, : dweight_hh.shape[1]]
     if dnorm_ih is not None and dnorm_hh is not None:
         dnorm_ih[...] = (da_x * x_kept[0]).sum((0, 1))
         of_h = [
@@ -198,6 +223,12 @@ def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> A
     if mask is not None:
         active &= mask
     return active[:, :, None]
+
+
+def padded(a: Array, axis: int, size: int) -> Array:
+    """`a` with zeros behind, to this size of an axis."""
+    missing = [(0, size - n if k == axis else 0) for k, n in enumerate(a.shape)]
+    return np.pad(a, missing)
 
 
 def plus(rows: Array, bias: Array | None) -> Array:

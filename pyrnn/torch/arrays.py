@@ -50,10 +50,28 @@ def weight_view(tensor: Tensor) -> Array:
 
 
 def passes(weights: Sequence[Any], directions: int) -> list[Any]:
-    """The weights of every direction: weight_ih, weight_hh, bias_ih, bias_hh, the biases may be None."""
+    """The weights of every direction: weight_ih, weight_hh, bias_ih, bias_hh, the biases may be None.
+
+    With a projection there is one more, weight_hr, behind them.
+    """
     count = len(weights) // directions
-    none = [None] * (4 - count)
-    return [[*weights[d * count : d * count + count], *none] for d in range(directions)]
+    projection = count % 2
+    none = [None] * (4 + projection - count)
+    return [
+        [*one[: count - projection], *none, *one[count - projection :]]
+        for one in (weights[d * count : d * count + count] for d in range(directions))
+    ]
+
+
+def projection(weights: Sequence[Any]) -> dict[str, Any]:
+    """What is behind the first four of a pass, by argument of the kernels."""
+    return {"weight_hr": weights[4]} if len(weights) > 4 else {}
+
+
+def widths(cell: str, weights: Sequence[Any]) -> tuple[int, ...]:
+    """Size of each state's last axis, from the weights of a pass."""
+    h = weights[1].shape[1]
+    return (h, *[weights[4].shape[1] if len(weights) > 4 else h] * (KERNELS.specs[cell].states - 1))
 
 
 def forward(
@@ -70,12 +88,19 @@ def forward(
     if batch_first:
         x = x.swapaxes(0, 1)
     T, B, _ = x.shape
-    S = KERNELS.specs[cell].states
     y = np.empty((B, T, D * H) if batch_first else (T, B, D * H), dtype)
     out = y.swapaxes(0, 1) if batch_first else y
-    finals = [np.empty((D, B, H), dtype) for _ in range(S)]
-    zeros = [np.zeros((B, H), dtype)] * S if states is None else []
-    if D == 1 and not options:  # spelled out: one step of a small layer costs little more than this
+    if len(weights[0]) == 4:
+        S = KERNELS.specs[cell].states
+        finals = [np.empty((D, B, H), dtype) for _ in range(S)]
+        zeros = [np.zeros((B, H), dtype)] * S if states is None else []
+    else:
+        sizes = widths(cell, weights[0])
+        finals = [np.empty((D, B, n), dtype) for n in sizes]
+        zeros = [np.zeros((B, n), dtype) for n in sizes]
+    if (
+        D == 1 and not options and len(weights[0]) == 4
+    ):  # spelled out: one step of a small layer costs little more than this
         kept = run(
             cell,
             x,
@@ -91,11 +116,12 @@ def forward(
             cell,
             x,
             zeros if states is None else [s[d] for s in states],
-            *weights[d],
+            *weights[d][:4],
             out[:, :, d * H : d * H + H],
             [s[d] for s in finals],
             reverse=d == 1,
             save=save,
+            **projection(weights[d]),
             **options,
         )
         for d in range(D)
@@ -143,10 +169,13 @@ def backward(
         dy = dy.swapaxes(0, 1)
     dstates = None
     if any(s is not None for s in dfinals):
-        dstates = [np.zeros((D, B, H), dtype) if s is None else s for s in dfinals]
+        dstates = [
+            np.zeros((D, B, n), dtype) if s is None else s
+            for s, n in zip(dfinals, widths(call.cell, weights[0]), strict=True)
+        ]
     dx = np.empty(x, dtype) if with_x else None
     dx_out = dx.swapaxes(0, 1) if dx is not None and batch_first else dx
-    dinitial = [np.empty((D, B, H), dtype) for _ in dfinals]
+    dinitial = [np.empty((D, B, n), dtype) for n in widths(call.cell, weights[0])]
     dweights: list[Any] = [[None if w is None else np.empty(w.shape, dtype) for w in one] for one in weights]
     for d in range(D):
         _core.backward(
@@ -156,7 +185,8 @@ def backward(
             dx_out,
             d == 1,
             [s[d] for s in dinitial],
-            *dweights[d],
+            *dweights[d][:4],
+            **{f"d{name}": a for name, a in projection(dweights[d]).items()},
         )
     if single:
         dx, dinitial = dx if dx is None else dx[0], [s[0] for s in dinitial]

@@ -112,8 +112,6 @@ class Recurrent(torch.nn.RNNBase):
         known = self._recognised(input, hx, self.batch_first)
         if plain and not known:
             return super().forward(input, hx)
-        if self.proj_size:
-            raise NotImplementedError("lengths, mask, resets are not implemented for proj_size > 0")
         checks.choice("reset_to", reset_to, ("zero", "initial"))
         options = (lengths, mask, resets, reset_to == "initial")
         return self._general(input, hx, options, self.batch_first, kernels=known)
@@ -172,13 +170,7 @@ class Recurrent(torch.nn.RNNBase):
             where = places(weights)
         except (KeyError, TypeError):
             return None  # parametrised, or None: the general way knows
-        if (
-            len(shape) != 3
-            or shape[2] != self.input_size
-            or not x.is_cpu
-            or x.layout is not torch.strided
-            or self.proj_size
-        ):
+        if len(shape) != 3 or shape[2] != self.input_size or not x.is_cpu or x.layout is not torch.strided:
             return None
         views = self._views
         if views is None or views.places != where or views.call.batch_first != self.batch_first:
@@ -191,7 +183,7 @@ class Recurrent(torch.nn.RNNBase):
         if hx is not None:
             states = hx if self._tuple else (hx,)
             expected = (views.rows, shape[0 if self.batch_first else 1], self.hidden_size)
-            if not states_fit(states, x, views.states, expected):
+            if not states_fit(states, x, views.states, expected, self.proj_size):
                 return None
         call, by_layer = views.call, views.layers
         if self.num_layers == 1:
@@ -226,7 +218,7 @@ class Recurrent(torch.nn.RNNBase):
     def _recognised(self, input: Any, hx: Any, batch_first: bool) -> bool:
         """Whether the kernels can do it; what they cannot, or what is wrong, is for PyTorch."""
         weight = getattr(self, self._flat_weights_names[0])
-        if torch.jit.is_tracing() or self.proj_size or not readable(weight):
+        if torch.jit.is_tracing() or not readable(weight):
             return False
         states = [] if hx is None else list(hx) if isinstance(hx, tuple | list) else [hx]
         if hx is not None and isinstance(hx, tuple | list) != self._tuple:
@@ -241,8 +233,14 @@ class Recurrent(torch.nn.RNNBase):
         if input.dim() == 3:
             shape = (shape[0], input.shape[0 if batch_first else 1], shape[1])
         return hx is None or (
-            len(states) == KERNELS.specs[self._cell].states and all(s.shape == shape for s in states)
+            len(states) == KERNELS.specs[self._cell].states
+            and all(s.shape == (*shape[:-1], n) for s, n in zip(states, self._widths(), strict=True))
         )
+
+    def _widths(self) -> tuple[int, ...]:
+        """Size of each state's last axis."""
+        H = self.hidden_size
+        return (self.proj_size or H, *[H] * (KERNELS.specs[self._cell].states - 1))
 
     def _general(
         self, input: Tensor, hx: Any, options: tuple[Any, ...], batch_first: bool, kernels: bool
@@ -289,8 +287,8 @@ class Recurrent(torch.nn.RNNBase):
         """Every layer on checked tensors, by the kernels, the operator or the plain operations."""
         D, cell = 1 + self.bidirectional, self._cell
         if states is None:
-            zeros = x.new_zeros((D * self.num_layers, x.shape[0 if batch_first else 1], self.hidden_size))
-            states = [zeros] * KERNELS.specs[cell].states
+            B = x.shape[0 if batch_first else 1]
+            states = [x.new_zeros((D * self.num_layers, B, n)) for n in self._widths()]
         run: Callable[..., Sequence[Tensor]]
         if not kernels or eager.forward_mode():
             run = lambda k, x, s, w: formulas.sequence(x, s, w, cell, D, batch_first, *flags)  # noqa: E731

@@ -117,12 +117,12 @@ def differentiable(
         return [dx[0], *(s[0] for s in others[: len(state)]), *others[len(state) :]]
     cell, D, batch_first, options = call
     B, H = x.shape[0 if batch_first else 1], weights[1].shape[1]
-    S = len(dfinals)
-    given = state or [x.new_zeros((D, B, H))] * S
+    S, sizes = len(dfinals), arrays.widths(cell, arrays.passes(weights, D)[0])
+    given = state or [x.new_zeros((D, B, n)) for n in sizes]
     flags = [options.get(name) for name in ("lengths", "mask", "resets")]
     grads = [
         x.new_zeros((*x.shape[:2], D * H)) if dy is None else dy,
-        *(x.new_zeros((D, B, H)) if g is None else g for g in dfinals),
+        *(x.new_zeros((D, B, n)) if g is None else g for g, n in zip(dfinals, sizes, strict=True)),
     ]
     dx, *others = SEQUENCE_BACKWARD(
         grads,

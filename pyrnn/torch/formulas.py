@@ -22,11 +22,30 @@ CELLS = {
 
 def step(cell: str, x: Tensor, states: Sequence[Tensor], weights: Sequence[Any]) -> tuple[Tensor, ...]:
     """One step from x (B, I) and states (B, H)."""
+    if len(weights) > 4:
+        return projected(x, states[0], states[1], *weights)
     if cell not in CELLS:
         raise NotImplementedError(f"cell: {cell!r} has kernels, but no plain operations of PyTorch")
     function: Any = CELLS[cell]
     new = function(x, tuple(states) if len(states) > 1 else states[0], *weights)
     return new if isinstance(new, tuple) else (new,)
+
+
+def projected(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor,
+    weight_ih: Tensor,
+    weight_hh: Tensor,
+    bias_ih: Tensor | None,
+    bias_hh: Tensor | None,
+    weight_hr: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """A step of an LSTM whose h is projected (Sak et al. 2014), for which PyTorch has none."""
+    linear = torch.nn.functional.linear
+    i, f, g, o = (linear(x, weight_ih, bias_ih) + linear(h, weight_hh, bias_hh)).chunk(4, 1)
+    c = f.sigmoid() * c + i.sigmoid() * g.tanh()
+    return linear(o.sigmoid() * c.tanh(), weight_hr), c
 
 
 def sequence(

@@ -30,6 +30,7 @@ def layout_of(module: Any) -> Layout:
         module.num_layers,
         1 + module.bidirectional,
         module.bias,
+        proj_size=module.proj_size,
     )
 
 
@@ -40,8 +41,6 @@ def gates(module: Any, input: Tensor, hx: Any, layer: int, options: dict[str, An
 
     if not -module.num_layers <= layer < module.num_layers:
         raise ValueError(f"layer: expected {-module.num_layers} to {module.num_layers - 1}, got {layer}")
-    if module.proj_size:
-        raise NotImplementedError("gates are not implemented for proj_size > 0")
     if not isinstance(input, Tensor):
         raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
     layout = layout_of(module)

@@ -70,14 +70,15 @@ def take_views(
     return Views(places(weights), dtype, layers, directions * num_layers, states, call)
 
 
-def states_fit(states: Any, x: Tensor, count: int, shape: tuple[int, ...]) -> bool:
+def states_fit(states: Any, x: Tensor, count: int, shape: tuple[int, ...], proj_size: int = 0) -> bool:
     """Whether the states of an eager call are what the kernels read beside x."""
     if type(states) not in (tuple, list) or len(states) != count:
         return False
-    dtype = x.dtype
+    dtype, expected = x.dtype, (*shape[:-1], proj_size) if proj_size else shape
     for s in states:
-        if type(s) not in PLAIN or s.shape != shape or s.dtype is not dtype or not s.is_cpu:
+        if type(s) not in PLAIN or s.shape != expected or s.dtype is not dtype or not s.is_cpu:
             return False
+        expected = shape  # of those behind h
     return True
 
 

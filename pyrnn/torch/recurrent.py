@@ -54,8 +54,7 @@ class LSTM(Recurrent, torch.nn.LSTM):
 
     Notes
     -----
-    Other devices than the CPU, other number types than float32 and float64, and `proj_size` run on PyTorch's
-    own layer.
+    Other devices than the CPU and other number types than float32 and float64 run on PyTorch's own layer.
     """
 
     _tuple = True

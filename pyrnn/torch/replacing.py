@@ -75,10 +75,10 @@ def replace(model: torch.nn.Module) -> Replaced:
     Examples
     --------
     >>> import torch, pyrnn.torch
-    >>> model = torch.nn.ModuleDict({"a": torch.nn.LSTM(3, 5), "b": torch.nn.LSTM(3, 5, proj_size=2)})
+    >>> model = torch.nn.ModuleDict({"a": torch.nn.LSTM(3, 5), "b": torch.nn.GRU(3, 5).half()})
     >>> print(pyrnn.torch.replace(model))
     a: LSTM swapped
-    b: LSTM left: proj_size is not in the kernels
+    b: GRU left: torch.float16 is not in the kernels
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"model: expected a torch.nn.Module, got {type(model).__name__}")
@@ -130,8 +130,6 @@ def unfit(module: torch.nn.Module) -> str | None:
         return "compiled by TorchScript"
     if is_parametrized(module):
         return "parametrised; replace first and parametrise then"
-    if getattr(module, "proj_size", 0):
-        return "proj_size is not in the kernels"
     for parameter in module.parameters(recurse=False):
         if parameter.device.type != "cpu":
             return f"on {parameter.device}, where there are no kernels"

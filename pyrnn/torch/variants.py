@@ -55,8 +55,6 @@ def vary(
     spec = KERNELS.specs[cell or layer._cell]
     checks.rates("zoneout", zoneout, spec.states)
     checks.probability("recurrent_dropout", recurrent_dropout)
-    if layer.proj_size:
-        raise NotImplementedError("proj_size is not implemented beside cell, layer_norm and the masks")
     layout = Layout(
         spec,
         layer.input_size,
@@ -65,6 +63,7 @@ def vary(
         1 + layer.bidirectional,
         layer.bias,
         layer_norm=checks.flag("layer_norm", layer_norm),
+        proj_size=checks.projection(layer.proj_size, spec, layer.hidden_size),
     )
     like = next(iter(layer._parameters.values()))
     layer._parameters.clear()
