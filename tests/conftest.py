@@ -2,6 +2,7 @@
 """Fixtures for every test: the number of threads is what it was before."""
 
 import os
+import signal
 
 # The reference's products are small: on a busy machine the threads of its BLAS would wait for each other a
 # hundred times longer than they compute. Read when NumPy is first imported.
@@ -10,6 +11,10 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import pytest
 
 import pyrnn
+
+# A shell's background job ignores SIGINT, and so would the programs that tests interrupt.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
