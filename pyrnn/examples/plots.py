@@ -9,8 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
+from pyrnn import viz
 from pyrnn.examples.translator import Quality
 from pyrnn.layout import Array
 
@@ -65,19 +64,13 @@ def plot_alignment(path: str | os.PathLike[str], source: str, target: str, weigh
     Tq, Tk = weights.shape
     size = max(0.2, min(0.32, 12 / max(Tq, Tk)))
     made, (axes,) = figure(1.6 + size * Tk, 1.2 + size * Tq)
-    image = axes.imshow(weights, cmap="gray_r", vmin=0, vmax=1, interpolation="nearest")
-    axes.set_xticks(range(Tk), labels(source, Tk))
-    axes.set_yticks(range(Tq), labels(target, Tq))
-    axes.set_xlabel("read")
-    axes.set_ylabel("written")
-    axes.tick_params(top=False, bottom=False, left=False, labelsize=min(10, 34 * size))
-    made.colorbar(image, ax=axes, label="weight", fraction=0.03)
+    viz.alignment(weights, labels(source, Tk), labels(target, Tq), ax=axes)
     write(made, path)
 
 
 def labels(text: str, count: int) -> list[str]:
     """A name for each of the characters, and one for the end."""
-    return [*("␣" if c == " " else c for c in text), END][:count]
+    return [*text, END][:count]
 
 
 def plot_regions(path: str | os.PathLike[str], images: Array, tokens: Array, regions: Array) -> None:
@@ -99,14 +92,10 @@ def plot_regions(path: str | os.PathLike[str], images: Array, tokens: Array, reg
     for axes in panels:
         axes.set_axis_off()
     for k, row in enumerate(words):
-        # Ink takes all colours from the paper, weight takes green and blue: red paper, ink that stays black.
-        paper = 1 - 0.9 * images[k]
         for t, word in enumerate(row):
-            axes, other = panels[k * columns + t], paper * (1 - 0.75 * np.clip(regions[k, t], 0, 1))
-            axes.imshow(np.stack([paper, other, other], axis=2))
+            axes = panels[k * columns + t]
             axes.set_axis_on()
-            axes.set(xticks=[], yticks=[])
-            axes.set_title(word, fontsize=10)
+            viz.regions(images[k], regions[k, t], ax=axes).set_title(word, fontsize=10)
     write(made, path)
 
 

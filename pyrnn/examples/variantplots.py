@@ -8,13 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from pyrnn import viz
 from pyrnn.examples.plots import figure, write
 from pyrnn.examples.running import check_folder
 from pyrnn.examples.vanishing import Vanishing
 from pyrnn.examples.variants import Comparison
 
-#: The shortest length that is drawn, of the last step's.
-FLOOR = 1e-12
 #: Tab10's colours with four line styles: enough for forty lines that can be told apart.
 STYLES = ("-", "--", ":", "-.")
 
@@ -38,31 +37,25 @@ def plot_variants(path: str | os.PathLike[str], comparison: Comparison) -> None:
     rows = sorted(comparison.summaries(), key=lambda s: np.inf if s.mean is None else s.mean)
     log = comparison.task.solved is not None
     made, (errors, curves) = figure(12.5, 1.4 + 0.32 * max(8, len(rows)), 2)
-    for place, s in enumerate(rows):
-        k = comparison.cells.index(s.cell)
-        known = [e for e in s.errors if e is not None]
-        if known:
-            errors.plot([min(known), max(known)], [place, place], color=f"C{k % 10}", alpha=0.35, linewidth=6)
-        errors.plot(known, [place] * len(known), "o", color=f"C{k % 10}", markersize=4)
-        if s.mean is not None:
-            errors.plot([s.mean], [place], "|", color="black", markersize=13, markeredgewidth=1.6)
-        whole = [curve for curve in s.curves if all(value is not None for _, value in curve)]
-        if whole:
-            points = np.array(whole, float).mean(0)
-            curves.plot(points[:, 0], points[:, 1], label=s.cell, **style(k))
+    styles = {cell: style(k) for k, cell in enumerate(comparison.cells)}
+    viz.seeds(
+        {s.cell: [e for e in s.errors if e is not None] for s in rows},
+        labels={s.cell: f"{s.cell} ({s.hidden})" for s in rows},
+        colors={cell: how["color"] for cell, how in styles.items()},
+        ax=errors,
+    )
+    whole = {s.cell: [c for c in s.curves if all(value is not None for _, value in c)] for s in rows}
+    means = {cell: np.array(found, float).mean(0) for cell, found in whole.items() if found}
+    viz.learning_curves(means, styles=styles, ax=curves)
     baseline = comparison.task.baseline
     errors.axvline(baseline, color="grey", linestyle=":", linewidth=1)
     curves.axhline(baseline, color="grey", linestyle=":", linewidth=1)
     if log:
         errors.set_xscale("log")
         curves.set_yscale("log")
-    errors.set_yticks(range(len(rows)), [f"{s.cell} ({s.hidden})" for s in rows])
-    errors.set_ylim(len(rows) - 0.4, -0.6)
     title = "held out; a point a seed, | the mean"
     errors.set(xlabel=comparison.measure, title=title)
-    curves.set(xlabel="updates", ylabel=comparison.measure, title="mean; dotted: no memory")
-    errors.grid(axis="x", alpha=0.3)
-    curves.grid(alpha=0.3)
+    curves.set(ylabel=comparison.measure, title="mean; dotted: no memory")
     if rows:
         made.legend(*curves.get_legend_handles_labels(), loc="outside right upper", fontsize=8)
     write(made, path)
@@ -73,16 +66,12 @@ def plot_gradients(path: str | os.PathLike[str], vanishing: Vanishing) -> None:
     panels = {moment: cells for moment, cells in vanishing.moments.items() if cells}
     made, axes = figure(1.5 + 4.5 * len(panels), 4, len(panels))
     highest = max(float(found.states.max()) for cells in panels.values() for found in cells.values())
+    colors = {cell: f"C{k % 10}" for k, cell in enumerate(vanishing.cells)}
     for axis, (moment, cells) in zip(axes, panels.items(), strict=True):
-        for cell, found in cells.items():
-            k = vanishing.cells.index(cell)
-            for name, row, line in zip("hc", found.states, ("-", "--"), strict=False):
-                t = 1 + np.flatnonzero(row >= FLOOR)
-                label = cell if len(found.states) == 1 else f"{cell}, ∂L/∂{name}"
-                axis.semilogy(t, row[t - 1], line, color=f"C{k % 10}", label=label)
-        axis.set(title=moment, xlabel="step t", xlim=(1, vanishing.options.length))
-        axis.set_ylim(FLOOR, 3 * max(1.0, highest))
-        axis.grid(alpha=0.3)
+        norms = {cell: found.states for cell, found in cells.items()}
+        viz.gradient_norms(norms, colors=colors, ax=axis)
+        axis.set(title=moment, ylabel="", xlim=(1, vanishing.options.length))
+        axis.set_ylim(top=3 * max(1.0, highest))
     axes[0].set_ylabel("|∂L/∂h_t| / |∂L/∂h_T|")
     made.legend(*axes[0].get_legend_handles_labels(), loc="outside right upper", fontsize=9)
     write(made, path)
