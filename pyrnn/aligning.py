@@ -106,6 +106,7 @@ class Aligner(Stored):
         previous: Array | None = None,
         coverage: Array | None = None,
         return_weights: bool = False,
+        out: Array | None = None,
     ) -> Any:
         """Inference: no noise, nothing kept.
 
@@ -115,7 +116,7 @@ class Aligner(Stored):
         key : array (B, Tk, Dk), or (B, heads, Tk, Dk), or what `precompute` returned
         value : array (B, Tk, Dv), or (B, heads, Tk, Dv), optional
             The key when None.
-        mask, key_lengths, causal, query_offset, previous, coverage
+        mask, key_lengths, causal, query_offset, previous, coverage, out
             As in `pyrnn.functional.attention_forward`.
         return_weights : bool
 
@@ -140,6 +141,7 @@ class Aligner(Stored):
             query_offset=query_offset,
             previous=previous,
             coverage=coverage,
+            out=out,
             **self._arguments(training=False),
             params=self._params(),
         )
@@ -158,6 +160,7 @@ class Aligner(Stored):
         previous: Array | None = None,
         coverage: Array | None = None,
         training: bool = True,
+        out: Array | None = None,
     ) -> tuple[Array, Array, Saved]:
         """Attend and keep what `backward` needs; the arguments of a call, and `training`, which draws noise.
 
@@ -184,6 +187,7 @@ class Aligner(Stored):
             query_offset=query_offset,
             previous=previous,
             coverage=coverage,
+            out=out,
             **self._arguments(training=True),
             params=self._params(),
             save=True,

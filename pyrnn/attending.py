@@ -61,8 +61,8 @@ class Backend(NamedTuple):
     Attributes
     ----------
     forward : callable
-        `forward(arguments, save)` gives the context (B, Tq, Dv), the weights (B, Tq, Tk), and what backward
-        needs when `save`, else None.
+        `forward(arguments, save, out)` gives the context (B, Tq, Dv), in `out` if that is an array, the
+        weights (B, Tq, Tk), and what backward needs when `save`, else None.
     backward : callable
         `backward(saved, dcontext, dweights)`, dweights may be None, gives the gradients of
         `arguments.differentiable()` by name, and "bias_score", that of a number added to every score.
@@ -72,7 +72,7 @@ class Backend(NamedTuple):
         The matrix product of the projections.
     """
 
-    forward: Callable[[Arguments, bool], tuple[Array, Array, Any]]
+    forward: Callable[[Arguments, bool, Array | None], tuple[Array, Array, Any]]
     backward: Callable[[Any, Array, Array | None], dict[str, Array]]
     dtypes: tuple[np.dtype[Any], ...]
     multiply: scoring.Multiply = np.matmul
@@ -171,6 +171,7 @@ def forward(
     query_offset: int = 0,
     previous: Array | None = None,
     coverage: Array | None = None,
+    out: Array | None = None,
     save: bool = False,
 ) -> tuple[Array, Array, Any]:
     """Attend, with the arguments of `pyrnn.functional.attention_forward`.
@@ -216,6 +217,13 @@ def forward(
         if "weight_coverage" not in arrays:
             raise ValueError("coverage: expected None without 'weight_coverage' among the params")
         coverage = read_weights("coverage", coverage, outer, Tk, dtype)
+    into = None
+    if out is not None:
+        read = [query, key, values, flags, bias, previous, coverage, *arrays.values()]
+        shape, axes = (*outer, *(() if single else (Tq,)), values.shape[-1]), (() if single else ("Tq",))
+        checks.output(out, shape, axes_of(outer, *axes, "Dv"), dtype, [a for a in read if a is not None])
+        if out.dtype == dtype and out.flags.c_contiguous and out.flags.aligned:
+            into = out.reshape(B * heads, Tq, values.shape[-1])
 
     query, key, values = (a.reshape(B * heads, *a.shape[-2:]) for a in (query, key, values))
     weight_query, weight_key = scoring.matrices(score, arrays, Dq)
@@ -243,13 +251,18 @@ def forward(
         coverage,
         *(arrays.get(name) for name in HISTORY),
     )
-    context, weights, kept = backend.forward(arguments, save)
+    context, weights, kept = backend.forward(arguments, save, into)
     saved = None
     if save:
         saved = Saved(
             backend, arguments, kept, score, arrays, query, key, center, outer, single, value is not None
         )
-    return original(context, outer, single), original(weights, outer, single), saved
+    mixed = original(context, outer, single)
+    if out is not None:
+        if context is not into:
+            out[...] = mixed
+        mixed = out
+    return mixed, original(weights, outer, single), saved
 
 
 def context(

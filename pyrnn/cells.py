@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,8 @@ from pyrnn import checks, stacking
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Array, Layout
 from pyrnn.recurrent import initial_params
-from pyrnn.stacking import Gradients, Saved, State
+from pyrnn.stacking import Backend, Gradients, Saved, State
+from pyrnn.storing import Stored, bound
 
 
 def cells() -> tuple[str, ...]:
@@ -19,8 +21,8 @@ def cells() -> tuple[str, ...]:
     return tuple(KERNELS.specs)
 
 
-class Cell:
-    """One step of a registered cell.
+class Cell(Stored):
+    """One step of a registered cell; `state_dict`, `load_state_dict` and `save` as a layer's.
 
     Parameters
     ----------
@@ -54,6 +56,9 @@ class Cell:
     Equivalent to `torch.nn.LSTMCell`, `GRUCell`, `RNNCell` for the cells that PyTorch has.
     """
 
+    _backend: Backend = KERNELS
+    device = "cpu"
+
     def __init__(
         self,
         name: str,
@@ -67,7 +72,7 @@ class Cell:
     ) -> None:
         checks.on_cpu(device)
         self._layout = Layout(
-            KERNELS.spec(name),
+            self._backend.spec(name),
             checks.size("input_size", input_size),
             checks.size("hidden_size", hidden_size),
             bias=checks.flag("bias", bias),
@@ -136,6 +141,25 @@ class Cell:
         grads = stacking.backward(saved, None, self._rows("dstate", dstate, B))
         return Gradients(grads.x[0], first(grads.state), grads.params)
 
+    def _parameters(self) -> tuple[Layout, dict[str, Array]]:
+        return self._layout, self.params
+
+    @classmethod
+    def restore(cls, config: Mapping[str, Any], tensors: Mapping[str, Array]) -> Cell:
+        """A cell with these parameters; sizes that are not those of the tensors are refused first."""
+        arguments = bound(cls, config)
+        inputs, units = (checks.size(name, arguments[name]) for name in ("input_size", "hidden_size"))
+        spec, bias = cls._backend.spec(cls._name(arguments)), checks.flag("bias", arguments["bias"])
+        checks.state_dict(Layout(spec, inputs, units, bias=bias, suffixes=False), tensors)
+        cell = cls(**arguments, seed=0)
+        cell.load_state_dict(tensors)
+        return cell
+
+    @staticmethod
+    def _name(arguments: Mapping[str, Any]) -> str:
+        """The registered name, from the constructor's arguments."""
+        return str(arguments["name"])
+
     def _run(self, x: Array, state: State | None, save: bool) -> tuple[State, Any]:
         """The step as a sequence of length one; one layer, so the leading axis of x and of a state is 1."""
         x = checks.plain_array("x", x, self.dtype)
@@ -144,7 +168,7 @@ class Cell:
         if state is not None:
             state = self._rows("state", state, None if x.ndim == 1 else x.shape[0])
         _, final, saved = stacking.forward(
-            KERNELS, self._layout, self.dtype, x[None], state, self.params, save=save
+            self._backend, self._layout, self.dtype, x[None], state, self.params, save=save
         )
         return first(final), saved
 
@@ -154,18 +178,6 @@ class Cell:
         shape, axes = ((H,), "(H,)") if B is None else ((B, H), "(B, H)")
         arrays = checks.states(name, state, self._layout.spec.states, shape, axes, self.dtype)
         return arrays[0][None] if len(arrays) == 1 else tuple(s[None] for s in arrays)
-
-    def __repr__(self) -> str:
-        kind = type(self).__name__
-        words = [repr(self.name)] if kind == "Cell" else []
-        words += [str(self.input_size), str(self.hidden_size)]
-        if self.name == "rnn_relu" and kind == "RNNCell":
-            words.append("nonlinearity='relu'")
-        if not self.bias:
-            words.append("bias=False")
-        if self.dtype != np.float32:
-            words.append(f"dtype={str(self.dtype)!r}")
-        return f"{kind}({', '.join(words)})"
 
 
 def first(state: State) -> State:
@@ -186,7 +198,11 @@ class LSTMCell(Cell):
         device: str = "cpu",
         seed: int | None = None,
     ) -> None:
-        super().__init__("lstm", input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+        super().__init__(self._name({}), input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+
+    @staticmethod
+    def _name(arguments: Mapping[str, Any]) -> str:
+        return "lstm"
 
 
 class GRUCell(Cell):
@@ -202,7 +218,11 @@ class GRUCell(Cell):
         device: str = "cpu",
         seed: int | None = None,
     ) -> None:
-        super().__init__("gru", input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+        super().__init__(self._name({}), input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+
+    @staticmethod
+    def _name(arguments: Mapping[str, Any]) -> str:
+        return "gru"
 
 
 class RNNCell(Cell):
@@ -219,7 +239,13 @@ class RNNCell(Cell):
         device: str = "cpu",
         seed: int | None = None,
     ) -> None:
-        checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
-        super().__init__(
-            "rnn_" + nonlinearity, input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed
-        )
+        self.nonlinearity = checks.choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        name = self._name({"nonlinearity": nonlinearity})
+        super().__init__(name, input_size, hidden_size, bias, dtype=dtype, device=device, seed=seed)
+
+    @staticmethod
+    def _name(arguments: Mapping[str, Any]) -> str:
+        return f"rnn_{arguments['nonlinearity']}"
+
+
+CELLS = (Cell, GRUCell, LSTMCell, RNNCell)

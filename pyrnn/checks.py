@@ -200,7 +200,7 @@ def output(out: Any, shape: tuple[int, ...], axes: str, dtype: np.dtype[Any], re
         raise ValueError("out: expected a writable array, got a read-only one")
     if any(np.may_share_memory(out, a) for a in read):
         raise ValueError(
-            "out: expected memory of its own, got memory that x, the state or a parameter occupies"
+            "out: expected memory of its own, got memory that an argument or a parameter occupies"
         )
 
 

@@ -12,6 +12,7 @@ from pyrnn import checks, decoding, functional
 from pyrnn.aligners import KINDS
 from pyrnn.aligning import Aligner
 from pyrnn.attending import Memory
+from pyrnn.cells import CELLS
 from pyrnn.decoding import DecoderGradients, Saved
 from pyrnn.layout import Array, Shapes
 from pyrnn.stacking import State
@@ -178,6 +179,7 @@ class AttentionDecoder(Stepping):
         feed: Array | None = None,
         previous: Array | None = None,
         coverage: Array | None = None,
+        out: Array | None = None,
     ) -> tuple[Array, State, Array]:
         """Inference: no noise, nothing kept.
 
@@ -185,7 +187,7 @@ class AttentionDecoder(Stepping):
         ----------
         x : array (B, Tq, I)
         memory : array (B, Tk, M), or what `precompute` returned
-        memory_lengths, state, mask, feed, previous, coverage
+        memory_lengths, state, mask, feed, previous, coverage, out
             As in `pyrnn.functional.decoder_forward`.
 
         Returns
@@ -204,6 +206,7 @@ class AttentionDecoder(Stepping):
             feed=feed,
             previous=previous,
             coverage=coverage,
+            out=out,
         )[:3]
 
     def forward(
@@ -218,6 +221,7 @@ class AttentionDecoder(Stepping):
         previous: Array | None = None,
         coverage: Array | None = None,
         training: bool = True,
+        out: Array | None = None,
     ) -> tuple[Array, State, Array, Saved]:
         """Run and keep what `backward` needs; the arguments of a call, and `training`, which draws noise.
 
@@ -241,6 +245,7 @@ class AttentionDecoder(Stepping):
             feed=feed,
             previous=previous,
             coverage=coverage,
+            out=out,
             save=True,
         )
         saved.owner = self
@@ -344,8 +349,8 @@ class AttentionDecoder(Stepping):
 
 
 def restore(config: Any, tensors: Mapping[str, Array]) -> Any:
-    """An attention or a decoder from its configuration and its parameters."""
-    kinds = {cls.__name__: cls for cls in (AttentionDecoder, *KINDS)}
+    """An attention, a decoder or a single step from its configuration and its parameters."""
+    kinds: dict[str, Any] = {cls.__name__: cls for cls in (AttentionDecoder, *KINDS, *CELLS)}
     name = config.get("layer") if isinstance(config, Mapping) else None
     if name not in kinds:
         raise ValueError(f"layer: expected one of {', '.join(kinds)}, got {name!r}")

@@ -173,6 +173,7 @@ def forward(
     feed: Array | None = None,
     previous: Array | None = None,
     coverage: Array | None = None,
+    out: Array | None = None,
     save: bool = False,
 ) -> tuple[Array, State, Array, Any]:
     """Run the decoder, with the arguments of `pyrnn.functional.decoder_forward`.
@@ -214,6 +215,10 @@ def forward(
     options = attention_options(attention)
     sums: dict[str, Any] = {"previous": previous, "coverage": coverage}
     check_attention(backend, options, values, H, mask, **sums)
+    if out is not None:
+        read = [x, values, *states, *arrays.values(), *options["params"].values(), *sums.values(), feed, mask]
+        shape = (B, T, sizes.output_size)
+        checks.output(out, shape, "(B, Tq, O)", dtype, [a for a in read if a is not None])
     made = memory if isinstance(memory, Memory) else None
     keys = keys_of(options, values, H, made, backend.attention.multiply)
     outputs, finals, weights, kept = backend.forward(
@@ -238,6 +243,9 @@ def forward(
         given = {"feed": feed is not None, "previous": previous is not None, "coverage": coverage is not None}
         shapes, names = (outputs.shape, weights.shape), tuple(options["params"])
         saved = Saved(backend, spec, dtype, kept, keys, options["score"], names, named, H, *shapes, given)
+    if out is not None:
+        out[...] = outputs
+        outputs = out
     return outputs, finals[0] if S == 1 else tuple(finals), weights, saved
 
 

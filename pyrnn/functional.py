@@ -246,6 +246,7 @@ def decoder_forward(
     feed: Array | None = None,
     previous: Array | None = None,
     coverage: Array | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, State, Array, decoding.Saved]:
     """Run a cell that attends to a memory at every step, and keep what the backward needs.
 
@@ -285,6 +286,8 @@ def decoder_forward(
         feed_{-1} of the current query's; zeros when None.
     previous, coverage : array (B, Tk), optional
         Weights before the first step, and their sum, for scores that read them; as in `attention_forward`.
+    out : array (B, Tq, O), optional
+        Where to write the outputs; it must share no memory with what is read.
 
     Returns
     -------
@@ -329,6 +332,7 @@ def decoder_forward(
         feed=feed,
         previous=previous,
         coverage=coverage,
+        out=out,
         save=True,
     )
 

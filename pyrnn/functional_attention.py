@@ -16,10 +16,11 @@ from pyrnn.layout import Array
 CORE: Any = _core
 
 
-def forward(a: Arguments, save: bool) -> tuple[Array, Array, Any]:
-    """`_core.attention_forward` into new arrays."""
+def forward(a: Arguments, save: bool, out: Array | None) -> tuple[Array, Array, Any]:
+    """`_core.attention_forward` into `out` or a new array, and new weights."""
     (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
-    context, weights = _core.empty((B, Tq, Dv), dtype), _core.empty((B, Tq, Tk), dtype)
+    context = _core.empty((B, Tq, Dv), dtype) if out is None else out
+    weights = _core.empty((B, Tq, Tk), dtype)
     options = {name: value for name, value in a._asdict().items() if name not in POSITIONAL}
     kept = CORE.attention_forward(
         *(getattr(a, name) for name in POSITIONAL), context, weights, save=save, **options
@@ -79,6 +80,7 @@ def attention_forward(
     query_offset: int = 0,
     previous: Array | None = None,
     coverage: Array | None = None,
+    out: Array | None = None,
 ) -> tuple[Array, Array, Saved]:
     """Score every query against every key, align, mix the values, and keep what the backward needs.
 
@@ -127,6 +129,8 @@ def attention_forward(
         monotonic alignment one at key 0.
     coverage : array (B, Tk) or (B, heads, Tk), optional
         Sum of the weights before the first query, for `weight_coverage`; zeros when None.
+    out : array, optional
+        Where to write the context; it must share no memory with what is read.
 
     Returns
     -------
@@ -175,6 +179,7 @@ def attention_forward(
         query_offset=query_offset,
         previous=previous,
         coverage=coverage,
+        out=out,
         save=True,
     )
 
@@ -226,6 +231,7 @@ def attention(
     previous: Array | None = None,
     coverage: Array | None = None,
     return_weights: bool = False,
+    out: Array | None = None,
 ) -> Array | tuple[Array, Array]:
     """Attend and keep nothing; see `attention_forward`.
 
@@ -263,6 +269,7 @@ def attention(
         query_offset=query_offset,
         previous=previous,
         coverage=coverage,
+        out=out,
     )
 
 

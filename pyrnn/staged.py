@@ -38,16 +38,19 @@ class StagedStream:
         """One step: x (B, I), or (I,) when B is 1, to y of the same form."""
         if not isinstance(x, np.ndarray):
             raise TypeError("x: expected a NumPy array")
-        y = self.advance(x[None], "x", "")
-        if out is None:
-            return cast(Array, y[0])
-        self.layer._backend.arrays.output(out, y.shape[1:], "(B, H)", self.layer.dtype, [])
-        out[...] = y[0]
-        return out
+        return self.into(out, self.advance(x[None], "x", "")[0], "(B, H)")
 
-    def run(self, block: Array) -> Array:
+    def run(self, block: Array, out: Array | None = None) -> Array:
         """Steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H)."""
-        return self.advance(block, "x", "n, ")
+        return self.into(out, self.advance(block, "x", "n, "), "(n, B, H)")
+
+    def into(self, out: Array | None, y: Array, axes: str) -> Array:
+        """y, in `out` if given."""
+        if out is None:
+            return y
+        self.layer._backend.arrays.output(out, y.shape, axes, self.layer.dtype, [])
+        out[...] = y
+        return out
 
     def advance(self, block: Array, name: str, steps: str) -> Array:
         """The states by a block of steps."""

@@ -77,13 +77,15 @@ class Stream:
             for arrays, more in zip(checks.weights(layout, params, dtype), extras, strict=True)
         ]
 
-    def run(self, block: Array) -> Array:
+    def run(self, block: Array, out: Array | None = None) -> Array:
         """Advance by several steps.
 
         Parameters
         ----------
         block : array (n, B, I), or (n, I) when B is 1
             Time first, also for a layer that is batch-first.
+        out : array, as y, optional
+            Where to write y, C-contiguous; it may be the block's memory.
 
         Returns
         -------
@@ -91,7 +93,7 @@ class Stream:
         """
         dtype = self._layer.dtype
         ready = checks.kernel_ready(checks.plain_array("block", block, dtype), dtype)
-        return cast(Array, self._core.run(ready))
+        return cast(Array, self._core.run(ready, out))
 
     @property
     def state(self) -> State:

@@ -231,3 +231,22 @@ def test_the_file_gives_the_attention_back(kind, tmp_path):
     assert repr(again) == repr(attn)
     for name, a in attn.params.items():
         np.testing.assert_array_equal(again.params[name], a, strict=True)
+
+
+@ENGINES
+@pytest.mark.parametrize("kind", ["general", "location"])
+def test_into_an_array_that_is_given(kind, module):
+    dec = module.AttentionDecoder("gru", 3, 4, made(kind, module), attention_layer=7, dtype="float64", seed=1)
+    rng = np.random.default_rng(0)
+    x, memory, lengths = rng.normal(size=(2, 3, 3)), rng.normal(size=(2, 6, 5)), [6, 4]
+    expected = dec(x, memory, lengths)[0]
+    out = np.full((2, 7, 3), np.nan).transpose(0, 2, 1)
+    assert dec(x, memory, lengths, out=out)[0] is out and np.array_equal(out, expected)
+    out[...] = np.nan
+    outputs, _, _, saved = dec.forward(x, memory, lengths, out=out, training=False)
+    assert outputs is out and max_error(out, expected) <= FLOAT64
+    grads = dec.backward(saved, expected)
+    out[...] = 7  # the backward does not read it
+    assert np.array_equal(dec.backward(saved, expected).x, grads.x)
+    with pytest.raises(ValueError, match=r"^out: expected shape \(B, Tq, O\) = \(2, 3, 7\), got \(2, 3, 6\)"):
+        dec(x, memory, lengths, out=np.empty((2, 3, 6)))

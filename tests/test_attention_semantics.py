@@ -416,3 +416,27 @@ def test_backward_may_be_repeated(engine, score, alignment, kind):
     halves = [(problem.dcontext, None), (None, problem.dweights)]
     parts = [named_gradients(engine.attention_backward(saved, *half)) for half in halves]
     assert_same({name: np.asarray(parts[0][name] + parts[1][name]) for name in first}, first, FLOAT64)
+
+
+@ENGINES
+@pytest.mark.parametrize("layout", ["contiguous", "strided"])
+@pytest.mark.parametrize("heads", [(), (2,)])
+def test_into_an_array_that_is_given(engine, heads, layout):
+    rng = np.random.default_rng(0)
+    query, key = rng.normal(size=(3, *heads, 4, 5)), rng.normal(size=(3, *heads, 6, 5))
+    for q in (query, query[..., 0, :]) if not heads else (query,):
+        expected, weights = engine.attention(q, key, return_weights=True)
+        out = np.full((*expected.shape[:-1], 10), np.nan)[..., :5] if layout == "strided" else expected + 1
+        context, w, saved = engine.attention_forward(q, key, out=out)
+        assert context is out and np.array_equal(out, expected) and np.array_equal(w, weights)
+        grads = engine.attention_backward(saved, expected)
+        out[...] = 7  # the backward does not read it
+        again = engine.attention_backward(saved, expected)
+        assert np.array_equal(again.query, grads.query) and np.array_equal(again.key, grads.key)
+        assert engine.attention(q, key, out=out) is out and np.array_equal(out, expected)
+    with pytest.raises(ValueError, match=r"^out: expected memory of its own"):
+        engine.attention(query, key, out=query)
+    with pytest.raises(ValueError, match=r"^out: expected shape \(B, .*Tq, Dv\)"):
+        engine.attention(query, key, out=np.empty((3, *heads, 4, 6)))
+    with pytest.raises(TypeError, match=r"^out: expected dtype float64, got float32"):
+        engine.attention(query, key, out=np.empty((3, *heads, 4, 5), np.float32))

@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cells: one step, with its backward."""
 
+import json
+
 import numpy as np
 import pytest
 from problems import CELLS, Problem, named_gradients
 from tolerances import FLOAT64, max_error
 
 import pyrnn
+import pyrnn.reference
 from pyrnn import functional
+from pyrnn.io import save_safetensors
 
 EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
 
@@ -50,6 +54,44 @@ def test_names():
     assert pyrnn.RNNCell(3, 4, nonlinearity="relu").name == "rnn_relu"
     assert set(pyrnn.cells()) == set(CELLS)
     assert list(pyrnn.GRUCell(3, 4).params) == ["weight_ih", "weight_hh", "bias_ih", "bias_hh"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Cell('janet', 3, 4)",
+        "LSTMCell(3, 4, bias=False)",
+        "GRUCell(3, 4, dtype='float64')",
+        "RNNCell(3, 4, nonlinearity='relu')",
+    ],
+)
+def test_the_file_gives_the_cell_back(text, tmp_path):
+    cell = eval(f"pyrnn.{text}")
+    cell.save(tmp_path / "cell")
+    again = pyrnn.load(tmp_path / "cell")
+    assert repr(again) == repr(cell) and again.dtype == cell.dtype
+    for name, a in cell.state_dict().items():
+        assert np.array_equal(again.params[name], a) and a is not cell.params[name]
+    cell.load_state_dict({name: np.zeros_like(a) for name, a in cell.params.items()})
+    assert not any(a.any() for a in cell.params.values())
+
+
+@pytest.mark.parametrize(
+    "value", [{"hidden_size": 1 << 40}, {"input_size": 4}, {"name": "gru"}, {"bias": "no"}]
+)
+def test_a_forged_cell_is_refused(value, tmp_path):
+    cell = pyrnn.Cell("lstm", 3, 4)
+    save_safetensors(tmp_path / "cell", cell.state_dict(), {"pyrnn": json.dumps(cell.config() | value)})
+    with pytest.raises(ValueError, match="cell: "):
+        pyrnn.load(tmp_path / "cell")
+
+
+@pytest.mark.parametrize("name", ["LSTMCell", "GRUCell", "RNNCell"])
+def test_the_reference_has_it_too(name):
+    kernel, numpy = (getattr(m, name)(3, 4, dtype="float64", seed=0) for m in (pyrnn, pyrnn.reference))
+    x = np.random.default_rng(0).normal(size=(2, 3))
+    for a, b in zip(arrays(kernel(x)), arrays(numpy(x)), strict=True):
+        assert max_error(a, b) <= FLOAT64
 
 
 def test_errors():

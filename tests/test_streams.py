@@ -152,3 +152,18 @@ def test_errors():
 
 def test_repr():
     assert repr(pyrnn.GRU(3, 4).stream(2)) == "GRU(3, 4).stream(2)"
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}], ids=["plain", "stages"])
+def test_a_block_into_an_array_that_is_given(options):
+    layer = pyrnn.LSTM(4, 4, seed=0, **options)
+    x = np.random.default_rng(0).normal(size=(5, 2, 4)).astype(np.float32)
+    expected = layer.stream(2).run(x)
+    out = np.full_like(expected, np.nan)
+    assert layer.stream(2).run(x, out=out) is out and np.array_equal(out, expected)
+    over = x.copy()
+    assert np.array_equal(layer.stream(2).run(over, out=over), expected)
+    with pytest.raises(ValueError, match=r"^out: expected shape \(n, B, H\) = \(5, 2, 4\), got \(5, 2, 5\)"):
+        layer.stream(2).run(x, out=np.empty((5, 2, 5), np.float32))
+    with pytest.raises(TypeError, match=r"^out: expected"):
+        layer.stream(2).run(x, out=np.empty((5, 2, 4)))

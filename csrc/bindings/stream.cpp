@@ -50,12 +50,7 @@ class Stream : public Made {
                         : std::vector<Dimension>{{"B", B_}, {"H", output_size()}},
                   writable, true);
     char* to = static_cast<char*>(writable_data(py::reinterpret_borrow<py::array>(y)));
-    const char* from = static_cast<const char*>(in.data());
-    const std::ptrdiff_t x_bytes = in.nbytes(), y_bytes = B_ * output_size() * std::ptrdiff_t(type_size(type_));
-    if (!out.is_none() && from < to + y_bytes && to < from + x_bytes) {  // the first units of y would overwrite x
-      in = in.attr("copy")();
-      from = static_cast<const char*>(in.data());
-    }
+    const char* from = apart(in, to, B_ * output_size());
     // A short step costs less than handing over the interpreter's lock.
     if (bytes_ < (std::size_t(1) << 20)) {
       advance(from, to, 1);
@@ -67,13 +62,21 @@ class Stream : public Made {
   }
 
   // block (n, B, I) or (n, I): n steps in one call.
-  py::array run(const py::object& block) {
+  py::object run(const py::object& block, const py::object& out) {
     const Use use(*this);
-    const py::array in = input(block, 1);
+    py::array in = input(block, 1);
     const int64_t n = in.shape(0);
-    py::array y(dtype_, in.ndim() == 3 ? Shape{n, B_, output_size()} : Shape{n, output_size()});
-    const char* from = static_cast<const char*>(in.data());
-    char* to = static_cast<char*>(writable_data(y));
+    const bool plain = in.ndim() == 2;
+    py::object y = out;
+    if (out.is_none())
+      y = plain ? py::array(dtype_, Shape{n, output_size()}) : py::array(dtype_, Shape{n, B_, output_size()});
+    else
+      check_array("out", out, type_,
+                  plain ? std::vector<Dimension>{{"n", n}, {"H", output_size()}}
+                        : std::vector<Dimension>{{"n", n}, {"B", B_}, {"H", output_size()}},
+                  writable, true);
+    char* to = static_cast<char*>(writable_data(py::reinterpret_borrow<py::array>(y)));
+    const char* from = apart(in, to, n * B_ * output_size());
     {
       py::gil_scoped_release release;
       advance(from, to, n);
@@ -281,6 +284,16 @@ class Stream : public Made {
                : py::array(py::array_t<double, py::array::c_style | py::array::forcecast>(array.attr("copy")()));
   }
 
+  // Where to read x: a copy if it shares memory with y, whose first units would overwrite it.
+  const char* apart(py::array& x, const char* y, int64_t numbers) const {
+    const char* from = static_cast<const char*>(x.data());
+    if (from < y + numbers * int64_t(type_size(type_)) && y < from + x.nbytes()) {
+      x = x.attr("copy")();
+      from = static_cast<const char*>(x.data());
+    }
+    return from;
+  }
+
   static bool aligned(const py::array& array) {
     return reinterpret_cast<std::uintptr_t>(array.data()) % std::size_t(array.itemsize()) == 0;
   }
@@ -305,7 +318,8 @@ void bind_stream(py::module_& m) {
            "cell"_a, "layers"_a, "batch_size"_a, "dtype"_a, "compute_dtype"_a = py::none(), "zoneout"_a = py::none())
       .def("step", &Stream::step, "x"_a, "out"_a = py::none(),
            "x (B, I), or (I,) when batch_size is 1, to y (B, H) or (H,).")
-      .def("run", &Stream::run, "block"_a, "n steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H).")
+      .def("run", &Stream::run, "block"_a, "out"_a = py::none(),
+           "n steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H).")
       .def("get_state", &Stream::get_state)
       .def("set_state", &Stream::set_state, "states"_a)
       .def("reset", &Stream::reset, "rows"_a = py::none())

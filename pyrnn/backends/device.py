@@ -165,7 +165,7 @@ class DeviceArrays:
             raise checks.wrong_shape("out", axes, shape, tuple(out.shape))
         if any(self.share_memory(out, a) for a in read):
             raise ValueError(
-                "out: expected memory of its own, got memory that x, the state or a parameter occupies"
+                "out: expected memory of its own, got memory that an argument or a parameter occupies"
             )
 
     def share_memory(self, a: Any, b: Any) -> bool:

@@ -19,7 +19,7 @@ def save_layer(layer: Any, path: str | os.PathLike[str]) -> None:
 
     Parameters
     ----------
-    layer : pyrnn.Recurrent, an attention or pyrnn.AttentionDecoder
+    layer : pyrnn.Recurrent, pyrnn.Cell, an attention or pyrnn.AttentionDecoder
     path : path
         Replaced, atomically, if it exists.
     """
@@ -35,7 +35,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    pyrnn.Recurrent, an attention or pyrnn.AttentionDecoder
+    pyrnn.Recurrent, pyrnn.Cell, an attention or pyrnn.AttentionDecoder
         As saved; the sizes are those of the tensors.
 
     Raises

@@ -20,10 +20,14 @@ from pyrnn.reference.modules import (
     RNN,
     AttentionDecoder,
     BahdanauAttention,
+    Cell,
+    GRUCell,
     LocationAttention,
+    LSTMCell,
     LuongAttention,
     MonotonicAttention,
     Recurrent,
+    RNNCell,
 )
 
 __all__ = [
@@ -32,9 +36,13 @@ __all__ = [
     "RNN",
     "AttentionDecoder",
     "BahdanauAttention",
+    "Cell",
+    "GRUCell",
+    "LSTMCell",
     "LocationAttention",
     "LuongAttention",
     "MonotonicAttention",
+    "RNNCell",
     "Recurrent",
     "attention",
     "attention_backward",

@@ -255,10 +255,11 @@ def first_coverage(a: Arguments) -> Array:
     return np.zeros_like(a.key[:, :, 0]) if a.coverage is None else a.coverage
 
 
-def forward(a: Arguments, save: bool = False) -> tuple[Array, Array, Saved | None]:
-    """The context (B, Tq, Dv), the weights (B, Tq, Tk), and what backward needs when `save`."""
+def forward(a: Arguments, save: bool = False, out: Array | None = None) -> tuple[Array, Array, Saved | None]:
+    """The context (B, Tq, Dv), in `out` if given, the weights (B, Tq, Tk), and what backward needs."""
     (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
-    context, weights = np.zeros((B, Tq, Dv), dtype), np.zeros((B, Tq, Tk), dtype)
+    context = np.empty((B, Tq, Dv), dtype) if out is None else out
+    weights = np.zeros((B, Tq, Tk), dtype)
     kept, covered = np.zeros_like(weights), first_coverage(a)
     for i in range(Tq):
         row = read(a, weights, covered, i)

@@ -4,6 +4,10 @@
 from typing import Any
 
 from pyrnn import aligners, decoders, modules
+from pyrnn.cells import Cell as KernelCell
+from pyrnn.cells import GRUCell as KernelGRUCell
+from pyrnn.cells import LSTMCell as KernelLSTMCell
+from pyrnn.cells import RNNCell as KernelRNNCell
 from pyrnn.reference.functional import ATTENTION, DECODER, REFERENCE
 
 
@@ -27,6 +31,24 @@ class GRU(Recurrent, modules.GRU):
 
 class RNN(Recurrent, modules.RNN):
     """`pyrnn.RNN` in NumPy."""
+
+
+class Cell(KernelCell):
+    """`pyrnn.Cell` in NumPy."""
+
+    _backend = REFERENCE
+
+
+class LSTMCell(Cell, KernelLSTMCell):
+    """`pyrnn.LSTMCell` in NumPy."""
+
+
+class GRUCell(Cell, KernelGRUCell):
+    """`pyrnn.GRUCell` in NumPy."""
+
+
+class RNNCell(Cell, KernelRNNCell):
+    """`pyrnn.RNNCell` in NumPy."""
 
 
 class BahdanauAttention(aligners.BahdanauAttention):
