@@ -6,73 +6,15 @@ import pytest
 from aligner_kinds import KINDS, made
 from attention_problems import CASES, AttentionProblem
 from decoder_problems import SCORES, DecoderProblem, part
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from problems import CELLS
-from test_core_arguments import FUZZ, refused_or_done
-from wrong_arguments import OBJECTS, wrong_array, wrong_list
+from wrong_arguments import FUZZ, refused_or_done, spoiled, wrong
 
 import pyrnn
 from pyrnn import functional
 
-FEW = settings(FUZZ, max_examples=500)
 SIZES = st.integers(0, 3)
-WORDS = st.sampled_from(
-    [
-        *OBJECTS,
-        "dot",
-        "general",
-        "additive",
-        "location",
-        "softmax",
-        "monotonic",
-        "m",
-        "p",
-        "previous",
-        True,
-        2,
-    ]
-)
-#: Numbers that are wrong where a size, a position or a factor stands; or not.
-NUMBERS = st.sampled_from(
-    [*OBJECTS, True, 0, 1, -1, 3, 2**31, 2**63, (1, 2), [2, 0], (1, -1), (1, 2, 3), 0.5, float("inf")]
-)
-
-
-def wrong(draw, value):
-    """Something else for a value, of its kind more often than not."""
-    if isinstance(value, np.ndarray):  # a huge query is a right argument: a batch may be of any size
-        return wrong_array(draw, value if value.ndim else np.ones(3), huge=False)
-    if isinstance(value, dict):
-        return wrong_dict(draw, value)
-    if isinstance(value, tuple) and value and isinstance(value[0], np.ndarray):
-        return wrong_list(draw, list(value))
-    return draw(WORDS if isinstance(value, str) else NUMBERS)
-
-
-def wrong_dict(draw, given):
-    """Parameters with a wrong one, one fewer or one more, or none at all."""
-    kind = draw(st.sampled_from(["one wrong", "one wrong", "fewer", "more", "other"]))
-    if kind == "other" or not given:
-        return draw(st.sampled_from([*OBJECTS, {"bias": np.ones(3)}, {3: np.ones(3)}]))
-    name = draw(st.sampled_from(sorted(given)))
-    if kind == "one wrong":
-        return given | {name: wrong(draw, given[name])}
-    if kind == "more":
-        return given | {draw(st.sampled_from(["gain", "bias", "x", "weight_coverage", 3])): np.ones(3)}
-    return {n: a for n, a in given.items() if n != name}
-
-
-def spoiled(draw, arguments, more=()):
-    """The arguments with up to three wrong ones, and up to one that is not among them."""
-    arguments = dict(arguments)
-    for name in draw(st.lists(st.sampled_from(sorted(arguments)), max_size=3, unique=True)):
-        arguments[name] = wrong(draw, arguments[name])
-    if more and draw(st.booleans()):
-        arguments[draw(st.sampled_from(more))] = draw(NUMBERS)
-    return arguments
-
-
 OPTIONS = (
     "scale",
     "causal",
@@ -86,7 +28,7 @@ OPTIONS = (
 )
 
 
-@FEW
+@FUZZ
 @given(st.data(), st.sampled_from(CASES), st.tuples(SIZES, SIZES, SIZES), st.sampled_from(["f4", "f8"]))
 def test_attention(data, case, sizes, dtype):
     B, Tq, Tk = sizes
@@ -124,7 +66,7 @@ def arguments_of(p):
     }
 
 
-@FEW
+@FUZZ
 @given(
     st.data(),
     st.tuples(st.sampled_from(sorted(SCORES)), st.sampled_from(CELLS)),
@@ -150,7 +92,7 @@ def test_decoder(data, kind, sizes, query, dtype):
     functional.decoder_backward(saved, **gradients)
 
 
-@FEW
+@FUZZ
 @given(st.data(), st.sampled_from(sorted(KINDS)))
 def test_objects(data, kind):
     attention = made(kind, pyrnn)

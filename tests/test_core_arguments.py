@@ -3,32 +3,24 @@
 
 import subprocess
 import sys
-from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from wrong_arguments import OBJECTS, wrong_array, wrong_flags, wrong_lengths, wrong_list
+from wrong_arguments import (
+    FUZZ,
+    OBJECTS,
+    refused_or_done,
+    wrong_array,
+    wrong_flags,
+    wrong_lengths,
+    wrong_list,
+)
 
 from pyrnn import _core
 
 CELLS = _core.cells()
-FUZZ = settings(
-    max_examples=1000,
-    deadline=None,
-    derandomize=True,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
-)
-
-
-@contextmanager
-def refused_or_done(*more):
-    """Swallows exactly the exceptions that wrong arguments may raise."""
-    try:
-        yield
-    except (ValueError, TypeError, *more):
-        return
 
 
 # -------------------------------------------------------------------------------- right arguments

@@ -6,15 +6,13 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from test_core_arguments import CELLS, refused_or_done
-from test_core_arguments import FUZZ as MORE
-from wrong_arguments import ARRAYS, OBJECTS, wrong_array, wrong_list
+from test_core_arguments import CELLS
+from wrong_arguments import ARRAYS, FUZZ, OBJECTS, refused_or_done, wrong_array, wrong_list
 
 from pyrnn import _core
 
-FUZZ = settings(MORE, max_examples=500)
 DTYPES = st.sampled_from([np.float32, np.float64])
 PROBLEMS = st.fixed_dictionaries(
     {

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 from forged import ONE, file_of, loaded
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
+from wrong_arguments import FUZZ
 
 from pyrnn.io import load_safetensors, save_safetensors
 from pyrnn.io import safetensors as module
@@ -136,7 +137,7 @@ def test_every_flipped_bit_is_found(tmp_path: Path, sound: bytes) -> None:
             loaded(tmp_path, bytes(content))
 
 
-@settings(max_examples=300, deadline=None)
+@FUZZ
 @given(data=st.data())
 def test_flipped_bits_without_a_checksum(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
@@ -154,7 +155,7 @@ def test_flipped_bits_without_a_checksum(
     assert found == content[8 + length :]
 
 
-@settings(max_examples=300, deadline=None)
+@FUZZ
 @given(st.binary(max_size=200), st.booleans())
 def test_arbitrary_bytes(tmp_path_factory: pytest.TempPathFactory, content: bytes, framed: bool) -> None:
     content = file_of(b"{" + content) if framed else content
@@ -172,7 +173,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@FUZZ
 @given(st.sampled_from(["dtype", "shape", "data_offsets"]), JSON)
 def test_arbitrary_fields(tmp_path_factory: pytest.TempPathFactory, field: str, value: Any) -> None:
     content = file_of({"a": {**ONE, field: value}}, bytes(24))

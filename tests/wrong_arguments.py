@@ -1,8 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arrays, lists and options as nobody should pass them, drawn by Hypothesis."""
+"""Arrays, lists and options as nobody should pass them, drawn by Hypothesis.
+
+PYRNN_FUZZ=4000 makes every fuzz test that many calls instead of a hundred, other ones each time (`.ci/fuzz`).
+"""
+
+import os
+from contextlib import contextmanager
 
 import numpy as np
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+
+EXAMPLES = int(os.environ.get("PYRNN_FUZZ", "100"))
+FUZZ = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="PYRNN_FUZZ" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+)
+
+
+@contextmanager
+def refused_or_done(*more):
+    """Swallows exactly the exceptions that wrong arguments may raise."""
+    try:
+        yield
+    except (ValueError, TypeError, *more):
+        return
 
 
 class Subclass(np.ndarray):
@@ -137,3 +161,59 @@ def wrong_lengths(draw, T, B):
 def wrong_flags(draw, T, B):
     flags = np.frombuffer(draw(st.binary(min_size=T * B, max_size=T * B)), bool).reshape(T, B)
     return wrong_array(draw, flags)
+
+
+WORDS = st.sampled_from(
+    [
+        *OBJECTS,
+        "dot",
+        "general",
+        "additive",
+        "location",
+        "softmax",
+        "monotonic",
+        "m",
+        "p",
+        "previous",
+        True,
+        2,
+    ]
+)
+#: Numbers that are wrong where a size, a position or a factor stands; or not.
+NUMBERS = st.sampled_from(
+    [*OBJECTS, True, 0, 1, -1, 3, 2**31, 2**63, (1, 2), [2, 0], (1, -1), (1, 2, 3), 0.5, float("inf")]
+)
+
+
+def wrong(draw, value):
+    """Something else for a value, of its kind more often than not."""
+    if isinstance(value, np.ndarray):  # a huge query is a right argument: a batch may be of any size
+        return wrong_array(draw, value if value.ndim else np.ones(3), huge=False)
+    if isinstance(value, dict):
+        return wrong_dict(draw, value)
+    if isinstance(value, tuple) and value and isinstance(value[0], np.ndarray):
+        return wrong_list(draw, list(value))
+    return draw(WORDS if isinstance(value, str) else NUMBERS)
+
+
+def wrong_dict(draw, given):
+    """Parameters with a wrong one, one fewer or one more, or none at all."""
+    kind = draw(st.sampled_from(["one wrong", "one wrong", "fewer", "more", "other"]))
+    if kind == "other" or not given:
+        return draw(st.sampled_from([*OBJECTS, {"bias": np.ones(3)}, {3: np.ones(3)}]))
+    name = draw(st.sampled_from(sorted(given)))
+    if kind == "one wrong":
+        return given | {name: wrong(draw, given[name])}
+    if kind == "more":
+        return given | {draw(st.sampled_from(["gain", "bias", "x", "weight_coverage", 3])): np.ones(3)}
+    return {n: a for n, a in given.items() if n != name}
+
+
+def spoiled(draw, arguments, more=()):
+    """The arguments with up to three wrong ones, and up to one that is not among them."""
+    arguments = dict(arguments)
+    for name in draw(st.lists(st.sampled_from(sorted(arguments)), max_size=3, unique=True)):
+        arguments[name] = wrong(draw, arguments[name])
+    if more and draw(st.booleans()):
+        arguments[draw(st.sampled_from(more))] = draw(NUMBERS)
+    return arguments
