@@ -74,6 +74,8 @@ class Layout:
         Whether the products are normalised, with gains `weight_ln_ih` and `weight_ln_hh`.
     proj_size : int
         Numbers that h is projected to by `weight_hr`, P; 0 is none.
+    reverse : bool
+        Whether the only direction is the reverse one.
     """
 
     def __init__(
@@ -87,8 +89,10 @@ class Layout:
         suffixes: bool = True,
         layer_norm: bool = False,
         proj_size: int = 0,
+        reverse: bool = False,
     ) -> None:
         self.spec, self.bias, self.suffixes, self.layer_norm = spec, bias, suffixes, layer_norm
+        self.reverse = reverse
         self.input_size, self.hidden_size = input_size, hidden_size
         self.proj_size = proj_size
         h_size = proj_size or hidden_size
@@ -104,8 +108,8 @@ class Layout:
             inputs = h_size * directions if layer else input_size
             rows_x, rows_h = spec.from_x * hidden_size, spec.from_h * hidden_size
             shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, h_size), (rows_x,), (rows_h,)]
-            for reverse in range(directions):
-                suffix = (f"_l{layer}" + "_reverse" * reverse) * suffixes
+            for way in range(directions):
+                suffix = (f"_l{layer}" + "_reverse" * way) * suffixes
                 passes.append(
                     tuple((kind + suffix, shape) for kind, shape in zip(KINDS, shapes, strict=True))
                 )

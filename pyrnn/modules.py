@@ -18,6 +18,7 @@ class Options(TypedDict, total=False):
     batch_first: bool
     dropout: float
     bidirectional: bool
+    reverse: bool
     proj_size: int
     layer_norm: bool
     zoneout: float | tuple[float, ...]

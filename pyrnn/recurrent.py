@@ -36,6 +36,9 @@ class Recurrent:
         Probability of zeroing an output of every layer but the last, in training.
     bidirectional : bool
         A second set of cells reads each sequence from its last valid step; outputs are 2·H wide.
+    reverse : bool
+        The only direction is the reverse one: each sequence is read from its last valid step. Outputs stand
+        where their inputs do.
     zoneout : float, or a tuple of one for each state
         Probability that a unit keeps its old state instead of the cell's new one, in training; at inference
         each state is the expectation, zoneout times the old and the rest of the new (Krueger et al. 2017).
@@ -104,6 +107,7 @@ class Recurrent:
         batch_first: bool = False,
         dropout: float = 0.0,
         bidirectional: bool = False,
+        reverse: bool = False,
         proj_size: int = 0,
         layer_norm: bool = False,
         zoneout: float | tuple[float, ...] = 0.0,
@@ -123,6 +127,8 @@ class Recurrent:
                 recurrent_dropout=(recurrent_dropout, 0.0),
                 proj_size=(proj_size, 0),
             )
+        if checks.flag("reverse", reverse) and bidirectional:
+            raise ValueError("reverse: expected False with bidirectional=True, got True")
         spec = self._backend.spec(cell)
         self._layout = Layout(
             spec,
@@ -133,6 +139,7 @@ class Recurrent:
             checks.flag("bias", bias),
             layer_norm=checks.flag("layer_norm", layer_norm),
             proj_size=checks.projection(proj_size, spec, hidden_size),
+            reverse=bool(reverse),
         )
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
@@ -176,6 +183,11 @@ class Recurrent:
     def bidirectional(self) -> bool:
         """Whether there is a reverse direction."""
         return self._layout.directions == 2
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the only direction is the reverse one."""
+        return self._layout.reverse
 
     @property
     def layer_norm(self) -> bool:
@@ -367,6 +379,7 @@ class Recurrent:
             "layer": type(self).__name__,
             "cell": self.cell,
             "batch_first": self.batch_first,
+            "reverse": self.reverse,
             "dropout": self.dropout,
             "zoneout": self.zoneout,
             "recurrent_dropout": self.recurrent_dropout,
@@ -390,6 +403,7 @@ class Recurrent:
             ("layer_norm", False),
             ("proj_size", 0),
             ("bidirectional", False),
+            ("reverse", False),
         ):
             if getattr(self, option) != default:
                 words.append(f"{option}={getattr(self, option)}")

@@ -231,7 +231,7 @@ def forward(
                 *weights[k],
                 y if D == 1 else y[:, :, d * H : d * H + H],
                 [s[k] for s in finals],
-                reverse=d == 1,
+                reverse=d == 1 or layout.reverse,
                 save=save,
                 **regularized(rates, recurrent_dropout, training, seed, k),
                 **extras[k],

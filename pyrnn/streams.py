@@ -37,7 +37,7 @@ class Stream:
     Raises
     ------
     ValueError
-        The layer is bidirectional: its reverse direction begins with a last step that a stream does not know.
+        The layer is bidirectional or reverse: it begins with a last step that a stream does not know.
 
     Examples
     --------
@@ -52,6 +52,8 @@ class Stream:
     def __init__(self, layer: Recurrent, batch_size: int = 1) -> None:
         if layer.bidirectional:
             raise ValueError("stream: expected a layer in one direction, got a bidirectional one")
+        if layer.reverse:
+            raise ValueError("stream: expected a layer that reads forward, got one with reverse=True")
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
         self._core: Any

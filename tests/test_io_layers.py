@@ -15,6 +15,7 @@ LAYERS = {
     "lstm": lambda: pyrnn.LSTM(3, 5, 2, dropout=0.25, seed=1),
     "bidirectional": lambda: pyrnn.LSTM(3, 5, bidirectional=True, batch_first=True, seed=1),
     "gru": lambda: pyrnn.GRU(3, 5, bias=False, dtype="float64", seed=1),
+    "reverse": lambda: pyrnn.LSTM(3, 5, reverse=True, seed=1),
     "rnn": lambda: pyrnn.RNN(3, 5, nonlinearity="relu", seed=1),
     "recurrent": lambda: pyrnn.Recurrent("gru", 3, 5, seed=1),
 }
@@ -58,6 +59,7 @@ def changed(path: Path, **values: Any) -> Path:
         {"cell": None},
         {"cell": "gru"},
         {"batch_first": "yes"},
+        {"reverse": "yes"},
         {"dropout": 2},
         {"dropout": "0.5"},
         {"weight_hh_l0": None},

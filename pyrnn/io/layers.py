@@ -80,6 +80,7 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
 
     cell = config["cell"]
     options = {name: config[name] for name in ("batch_first", "dropout")}
+    options["reverse"] = config.get("reverse", False)
     options["compute_dtype"] = config.get("compute_dtype")
     options["recurrent_dropout"] = config.get("recurrent_dropout", 0.0)
     zoneout = config.get("zoneout", 0.0)
