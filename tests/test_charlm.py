@@ -11,15 +11,17 @@ import numpy as np
 import pytest
 
 import pyrnn
+from pyrnn.blas import blas_threads
 from pyrnn.examples.charlm import Training
-from pyrnn.examples.charmodel import CharModel, cross_entropy, scatter_rows
+from pyrnn.examples.charmodel import CharModel, scatter_rows
 from pyrnn.examples.checkpoint import Checkpoint
 from pyrnn.examples.config import Config
-from pyrnn.examples.optim import ALIGNMENT, CHUNK, Adam, FlatBuffer
-from pyrnn.examples.running import blas_threads, scheduled
+from pyrnn.examples.running import scheduled
 from pyrnn.examples.sampling import draw, sample
 from pyrnn.examples.text import Alphabet, Windows, default_text, read_text, split
 from pyrnn.io import load_safetensors, save_safetensors
+from pyrnn.losses import cross_entropy
+from pyrnn.optim import ALIGNMENT, CHUNK, Adam, FlatBuffer
 
 SMALL = Config(hidden=16, embedding=8, layers=2, dropout=0.0, batch=4, length=12, steps=12, every=4, seed=3)
 TEXT = "It is a truth universally acknowledged; but only to four decimal places.\n" * 12

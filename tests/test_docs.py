@@ -12,10 +12,12 @@ from pyrnn import cli
 from pyrnn.examples.config import CaptionsConfig, Config, Options, TranslateConfig
 
 ROOT = Path(__file__).parent.parent
-CHARLM, ATTENTION, CAPTIONS, TORCH = (
-    ROOT / "docs" / f"{name}.md" for name in ("charlm", "attention", "captions", "pytorch")
+CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN = (
+    ROOT / "docs" / f"{name}.md" for name in ("charlm", "attention", "captions", "pytorch", "sklearn")
 )
-PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION, CAPTIONS, TORCH) if path.exists()]
+PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN) if path.exists()]
+#: What a page that says so needs.
+NEEDS = {"import torch": "torch", "import pyrnn.sklearn": "sklearn"}
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -28,8 +30,9 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in their order, as one program."""
-    if "import torch" in page.read_text(encoding="utf-8"):
-        pytest.importorskip("torch", reason="PyTorch is not installed")
+    for words, module in NEEDS.items():
+        if words in page.read_text(encoding="utf-8"):
+            pytest.importorskip(module, reason=f"{module} is not installed")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for line, code in blocks(page, "python"):

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn.examples.optim import Adam, FlatBuffer
 from pyrnn.io.safetensors import load_safetensors, save_safetensors
 from pyrnn.layout import Array
+from pyrnn.optim import Adam, FlatBuffer
 
 
 def save(

@@ -7,10 +7,11 @@ import numpy as np
 
 import pyrnn
 from pyrnn.examples.canvases import END, LONGEST, WORDS, Canvases
-from pyrnn.examples.charmodel import cross_entropy, scatter_rows
+from pyrnn.examples.charmodel import scatter_rows
 from pyrnn.examples.config import CELLS, CaptionsConfig
-from pyrnn.examples.optim import FlatBuffer
 from pyrnn.layout import Array
+from pyrnn.losses import cross_entropy
+from pyrnn.optim import FlatBuffer
 from pyrnn.searching import Hypotheses
 
 #: Rows and columns of a patch, and from one to the next: wherever a digit stands, some patch holds all of it.

@@ -14,9 +14,9 @@ from pyrnn.examples import archive
 from pyrnn.examples.canvases import MOST, SIDE, Canvases, Digits, draw, load
 from pyrnn.examples.captionmodel import CaptionModel
 from pyrnn.examples.config import CaptionsConfig
-from pyrnn.examples.optim import Adam
 from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, descend, run
 from pyrnn.layout import Array
+from pyrnn.optim import Adam
 
 PROGRAM = "captions"
 #: Held-out canvases.

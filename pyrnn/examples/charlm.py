@@ -10,9 +10,9 @@ from typing import Any
 from pyrnn.examples.charmodel import CharModel
 from pyrnn.examples.checkpoint import Checkpoint, Progress, save_checkpoint
 from pyrnn.examples.config import Config
-from pyrnn.examples.optim import Adam
 from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, descend, exhausted, run
 from pyrnn.examples.text import Alphabet, Windows, read_text, split
+from pyrnn.optim import Adam
 
 
 class Training:

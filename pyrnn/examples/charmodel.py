@@ -10,8 +10,9 @@ import numpy as np
 
 import pyrnn
 from pyrnn.examples.config import CELLS, Config
-from pyrnn.examples.optim import FlatBuffer
 from pyrnn.layout import Array
+from pyrnn.losses import cross_entropy
+from pyrnn.optim import FlatBuffer
 
 #: Rows of logits that are computed at a time, so that they stay in cache.
 ROWS = 512
@@ -144,17 +145,6 @@ class CharModel:
                 losses = cross_entropy(self.logits(flat[r : r + ROWS]), targets[r : r + ROWS])[1]
                 total += float(losses.sum(dtype=np.float64))
         return total / ((len(columns) - 1) * rows) / math.log(2)
-
-
-def cross_entropy(scores: Array, targets: Array) -> tuple[Array, Array]:
-    """Softmax of the rows of `scores` (N, V), in its memory, and -log p of the targets (N,) in nats."""
-    scores -= scores.max(1, keepdims=True)
-    losses = -scores[np.arange(len(scores)), targets]
-    np.exp(scores, out=scores)
-    sums = scores.sum(1, keepdims=True)
-    losses += np.log(sums[:, 0])
-    scores /= sums
-    return scores, losses
 
 
 def scatter_rows(out: Array, ids: Array, rows: Array) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from pyrnn.examples import archive
 from pyrnn.examples.charmodel import CharModel
 from pyrnn.examples.config import Config
-from pyrnn.examples.optim import Adam
 from pyrnn.examples.text import Alphabet
 from pyrnn.layout import Array
+from pyrnn.optim import Adam
 
 PROGRAM = "charlm"
 

@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, Protocol, TextIO
 
-from pyrnn.examples.optim import FlatBuffer
+from pyrnn.blas import blas_threads
+from pyrnn.optim import FlatBuffer
 
 #: Exit code of a program that Ctrl-C ended: 128 + SIGINT.
 INTERRUPTED = 130
@@ -159,19 +160,6 @@ def check_folder(path: str | os.PathLike[str]) -> None:
     """ValueError when a file cannot be written there: sooner than after a minute of training."""
     if not os.access(os.path.dirname(os.path.abspath(path)), os.W_OK):
         raise ValueError(f"{os.fspath(path)}: expected a folder that can be written to")
-
-
-def blas_threads(n: int) -> contextlib.AbstractContextManager[object]:
-    """Limit the threads of NumPy's products, where threadpoolctl is installed.
-
-    OpenBLAS's threads go on spinning for a while after a product, on cores that the recurrent layers need.
-    """
-    try:
-        from threadpoolctl import threadpool_limits
-    except ImportError:
-        return contextlib.nullcontext()
-    limits: contextlib.AbstractContextManager[object] = threadpool_limits(n, "blas")
-    return limits
 
 
 class Report:

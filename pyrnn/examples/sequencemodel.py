@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 import pyrnn
-from pyrnn.examples.optim import FlatBuffer
 from pyrnn.examples.tasks import Batch, Task
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Array, Layout
+from pyrnn.optim import FlatBuffer
 
 
 class SequenceModel:

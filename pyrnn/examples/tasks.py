@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from pyrnn.examples.charmodel import cross_entropy
 from pyrnn.examples.config import VariantsConfig
 from pyrnn.examples.text import Alphabet, Windows, read_text, split
 from pyrnn.layout import Array
+from pyrnn.losses import mean_cross_entropy, mean_squared_error
 
 #: Held-out sequences of `Adding` and `Copy`; most held-out characters of `Text`, and rows they are read in.
 HELD_OUT, CHARACTERS, ROWS = 2000, 1 << 16, 32
@@ -84,10 +84,7 @@ class Task:
 
     def loss(self, scores: Array, targets: Array) -> tuple[float, Array]:
         """Mean loss of scores (N, O), cross entropy in nats, and its gradient, in the memory of `scores`."""
-        p, losses = cross_entropy(scores, targets)
-        p[np.arange(len(p)), targets] -= 1
-        p /= len(p)
-        return float(losses.mean(dtype=np.float64)), p
+        return mean_cross_entropy(scores, targets)
 
 
 class Adding(Task):
@@ -111,8 +108,7 @@ class Adding(Task):
 
     def loss(self, scores: Array, targets: Array) -> tuple[float, Array]:
         """Mean squared error, and its gradient."""
-        error = scores[:, 0] - targets
-        return float(np.mean(error * error, dtype=np.float64)), (2 / len(error) * error)[:, None]
+        return mean_squared_error(scores, targets[:, None])
 
 
 class Copy(Task):

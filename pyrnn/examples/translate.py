@@ -10,12 +10,12 @@ from typing import Any
 from pyrnn.examples import archive
 from pyrnn.examples.config import TranslateConfig
 from pyrnn.examples.dates import Dates
-from pyrnn.examples.optim import Adam
 from pyrnn.examples.pairs import Corpus, Pairs, Symbols
 from pyrnn.examples.running import INTERRUPTED, Ran, check_folder, descend, run
 from pyrnn.examples.translation import TranslationModel
 from pyrnn.examples.translator import Quality, Translator, quality
 from pyrnn.layout import Array
+from pyrnn.optim import Adam
 
 PROGRAM = "translate"
 #: Validation examples that are also translated, for the exact match on the way.

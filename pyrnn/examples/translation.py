@@ -15,10 +15,11 @@ import numpy as np
 
 import pyrnn
 from pyrnn.aligning import Aligner
-from pyrnn.examples.charmodel import cross_entropy, scatter_rows
+from pyrnn.examples.charmodel import scatter_rows
 from pyrnn.examples.config import CELLS, TranslateConfig
-from pyrnn.examples.optim import FlatBuffer
 from pyrnn.layout import Array
+from pyrnn.losses import cross_entropy
+from pyrnn.optim import FlatBuffer
 
 #: Rows that are decoded together.
 ROWS = 256

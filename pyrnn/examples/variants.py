@@ -16,10 +16,10 @@ import numpy as np
 import pyrnn
 from pyrnn.examples.captions import Progress
 from pyrnn.examples.config import VariantsConfig, one_of
-from pyrnn.examples.optim import Adam
 from pyrnn.examples.running import check_folder, descend
 from pyrnn.examples.sequencemodel import SequenceModel, hidden_for, weights_of
 from pyrnn.examples.tasks import Batch, Task
+from pyrnn.optim import Adam
 
 
 class Result(NamedTuple):
