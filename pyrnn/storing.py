@@ -68,7 +68,7 @@ class Stored:
         for name, parameter in arguments_of(type(self)).items():
             value = getattr(self, name)
             word = repr(str(value) if isinstance(value, np.dtype) else value)
-            if parameter.kind is not parameter.KEYWORD_ONLY:
+            if parameter.default is parameter.empty:
                 words.append(word)
             elif value != parameter.default:
                 words.append(f"{name}={word}")
