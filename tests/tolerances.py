@@ -34,6 +34,9 @@ TORCH = 1e-12
 #: Link 6: Keras computes in float32, whatever it is given, unless TensorFlow does it; sums of tens of terms.
 KERAS = 3e-6
 
+#: Link 6: ONNX Runtime computes in float32, a few steps here; sums of tens of terms and its own activations.
+ONNX_RUNTIME = 1e-6
+
 
 def float32_bound(T: int) -> float:
     """Bound of link 4 for sequences of T steps."""
