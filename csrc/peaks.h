@@ -8,7 +8,8 @@
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-// As many independent sums as the units take at once.
+// As many independent sums as the units take at once. They start from different numbers: of equal chains the compiler
+// makes one.
 constexpr int peak_chains = vector_registers == 32 ? 24 : 12;
 
 template <class V>
@@ -31,9 +32,10 @@ double fma_burst(int64_t rounds) {
 // Products of pairs of bfloat16. Without AVX512-BF16 they are multiply-adds of float32, one for each number.
 inline double bfloat16_burst(int64_t rounds) {
 #if defined(__AVX512BF16__)
-  Vec<float> a[peak_chains] = {};
+  Vec<float> a[peak_chains];
   Vec<uint32_t> x = broadcast(0xbf803f80u), y = broadcast(0x3f803f80u);  // (1, -1), (1, 1)
   asm volatile("" : "+m"(x), "+m"(y));
+  PYRNN_UNROLL for (int i = 0; i < peak_chains; i++) a[i] = broadcast(float(i));
   for (int64_t r = 0; r < rounds; r++)
     PYRNN_UNROLL for (int i = 0; i < peak_chains; i++)
         a[i] = (Vec<float>)_mm512_dpbf16_ps((__m512)a[i], (__m512bh)x, (__m512bh)y);

@@ -16,12 +16,20 @@ def best(measure, *arguments):
 
 
 def test_multiply_adds():
-    single, double, half = (
-        best(_core.fma_peak, 1, 0.005, dtype) for dtype in ("float32", "float64", "bfloat16")
-    )
+    """AVX512-BF16 takes a pair where a multiply-add takes one number, as often at the most.
+
+    More than that is a compiler that sees through the measurement; less is a machine with other work, which
+    gets more rounds.
+    """
+    peak = dict.fromkeys(("float32", "float64", "bfloat16"), 0.0)
+    for measured in range(300):
+        peak = {dtype: max(best, _core.fma_peak(1, 0.001, dtype)) for dtype, best in peak.items()}
+        single, double, half = peak.values()
+        if measured >= 8 and single > 1.3 * double and 0.7 * single < half < 2.2 * single:
+            break
     assert single > 1.3 * double
-    assert half > 0.7 * single
-    assert 0.5 < double and half < 5000
+    assert 0.7 * single < half < 2.2 * single
+    assert 0.5 < double and single < 5000
 
 
 def test_memory_is_slower_than_caches():
