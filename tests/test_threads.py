@@ -154,13 +154,14 @@ def test_wrong_kind_of_number_of_threads(n):
     assert pyrnn.num_threads() == before
 
 
-#: One row and many, few units and many, several chunks of the backward, ends that differ.
+#: One row and many, few units and many, several chunks of the backward, ends that differ; blocks of units
+#: that two threads share by rows, and rows that come and go there.
 SHAPES = {
     "one_row": {"T": 30, "B": 1, "I": 20, "H": 200},
     "few_rows": {"T": 30, "B": 3, "I": 33, "H": 160, "kind": "all"},
     "many_rows": {"T": 12, "B": 70, "I": 17, "H": 65},
-    "lengths": {"T": 25, "B": 37, "I": 40, "H": 96, "kind": "lengths"},
-    "resets": {"T": 25, "B": 16, "I": 40, "H": 130, "kind": "initial"},
+    "lengths": {"T": 15, "B": 37, "I": 200, "H": 200, "kind": "lengths"},
+    "resets": {"T": 12, "B": 37, "I": 40, "H": 200, "kind": "initial"},
     "stack": {"T": 9, "B": 12, "I": 30, "H": 70, "num_layers": 3, "directions": 2, "kind": "mask"},
 }
 

@@ -10,19 +10,22 @@ inline namespace PYRNN_ISA_NAMESPACE {
 
 // dG, the gradient of the slots, for the entries of a chunk: [slot][column block][entry][column_block]. Rows of a block
 // are 256 bytes apart, so both readers stream: the sweep and dx along a row, the weights' gradients down a column.
-// `width` elements make up column_block units.
+// `width` elements make up column_block units. Planes are `pitch` entries apart.
 template <class T, class Element = T, int width = column_block<T>>
 struct SlotGradients {
   Element* data;
-  int64_t column_blocks, capacity;
+  int64_t column_blocks, pitch;
   PYRNN_FN Element* block(int slot, int64_t column) const {
-    return data + (slot * column_blocks + column) * capacity * width;
+    return data + (slot * column_blocks + column) * pitch * width;
   }
   PYRNN_FN Element* at(int slot, int64_t unit, int64_t entry) const {
     return block(slot, unit / column_block<T>) + entry * width + unit % column_block<T> * width / column_block<T>;
   }
-  size_t size(int slots) const { return size_t(slots * column_blocks * capacity * width); }
+  size_t size(int slots) const { return size_t(slots * column_blocks * pitch * width); }
 };
+// For `capacity` entries. One step's entries of all planes are written and read together: 4 KiB, sixteen rows, apart
+// they would share the sets of L1.
+PYRNN_FN int64_t plane_pitch(int64_t capacity) { return round_up(capacity, 16) + 5; }
 template <class T, class P>
 using RowGradients = SlotGradients<T, typename P::Factor, column_block<T> / (P::pairs ? 2 : 1)>;
 

@@ -65,9 +65,9 @@ struct Backward {
     bias = memory.take<T>(sums() * padded);
     params = memory.take<T>(cell.params * padded);
     dg.column_blocks = ceil_div(H, column_block<T>);
-    dg.capacity = capacity;
+    dg.pitch = plane_pitch(capacity);
     dg.data = memory.take<T>(int64_t(dg.size(sums())));
-    dg_rows = {reinterpret_cast<Factor*>(dg.data), dg.column_blocks, capacity};
+    dg_rows = {reinterpret_cast<Factor*>(dg.data), dg.column_blocks, dg.pitch};
     if (P::prepared) {
       dg_rows.data = memory.take<Factor>(int64_t(dg_rows.size(cell.slots)));
       dg_columns = memory.take_per_thread<Factor>(threads, P::length(capacity) * column_block<T>);
@@ -199,34 +199,56 @@ struct Backward {
     }
   }
 
-  // Steps [begin, end), backwards, for this thread's rows and units.
+  // Asks for what these entries read of the forward, while the step after them computes: it comes from memory.
+  PYRNN_FN void fetch(const int32_t* list, int64_t count, Range vectors) const {
+    const auto ask = [&](const T* row) {
+      for (int64_t v = vectors.begin; v < vectors.end; v++) __builtin_prefetch(row + v * lanes<T>, 0, 2);
+    };
+    for (int64_t n = 0; n < count; n++) {
+      const int64_t e = list[n];
+      for (int s = 0; s < cell.saved; s++) ask(static_cast<const T*>(args.gates) + (e * cell.saved + s) * padded);
+      for (int s = 0; s < cell.states; s++) ask(state_row(args.schedule.source[e]) + s * padded);
+      if (args.dy.data) ask(element<T>(args.dy, args.schedule.time[e], args.schedule.batch[e]));
+    }
+  }
+
+  // Steps [begin, end), backwards, for this thread's rows and units. A block of units that two threads share is cut
+  // between sequences, so that a number of ds has the same thread at every step.
   void sweep(int thread, int64_t begin, int64_t end) const {
     const Schedule& schedule = args.schedule;
     const int64_t first = schedule.offset[begin];
     const int group = thread / grid.unit_groups;
     const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
-    const Range blocks = part(units.count, thread % grid.unit_groups, grid.unit_groups);
-    const Range vectors{blocks.begin < units.count ? units[blocks.begin].begin : 0,
-                        blocks.size() ? units[blocks.end - 1].end : 0};
+    const StepPart share = part_of_step(units, sequences.size(), gradient_rows, thread % grid.unit_groups,
+                                        grid.unit_groups);
     int32_t* list = entries[thread];
     int64_t* mine = local[thread];
     T** out = rows[thread];
+    const auto for_each = [&](int64_t i, const auto& work) {
+      share.for_each([&](Range blocks, Range part) {
+        const Range those{sequences.begin + part.begin, sequences.begin + part.end};
+        work(entries_of_group(schedule, i, those, list), blocks,
+             Range{units[blocks.begin].begin, units[blocks.end - 1].end});
+      });
+    };
     for (int64_t i = end - 1; i >= begin; i--) {
-      const int64_t count = entries_of_group(schedule, i, sequences, list);
-      pointwise(thread, list, count, vectors, first);
+      for_each(i, [&](int64_t count, Range, Range vectors) { pointwise(thread, list, count, vectors, first); });
+      if (i > 0) for_each(i - 1, [&](int64_t count, Range, Range vectors) { fetch(list, count, vectors); });
       barriers[1 + group].wait(grid.unit_groups);
-      for (int64_t n = 0; n < count; n++) {
-        mine[n] = list[n] - first;
-        out[n] = factors ? dropped[thread] + n * padded : ds_row(0, schedule.batch[list[n]]);
-      }
-      gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks,
-                            h_weights(thread), !factors);
-      for (int64_t n = 0; factors && n < count; n++) {
-        const int64_t b = schedule.batch[list[n]];
-        for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++)
-          ds_row(0, b)[u] += factors[b * padded + u] * out[n][u];
-      }
-      if (schedule.resets) cut(list, count, vectors);
+      for_each(i, [&](int64_t count, Range blocks, Range vectors) {
+        for (int64_t n = 0; n < count; n++) {
+          mine[n] = list[n] - first;
+          out[n] = factors ? dropped[thread] + n * padded : ds_row(0, schedule.batch[list[n]]);
+        }
+        gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks,
+                              h_weights(thread), !factors);
+        for (int64_t n = 0; factors && n < count; n++) {
+          const int64_t b = schedule.batch[list[n]];
+          for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++)
+            ds_row(0, b)[u] += factors[b * padded + u] * out[n][u];
+        }
+        if (schedule.resets) cut(list, count, vectors);
+      });
     }
   }
 

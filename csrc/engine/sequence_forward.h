@@ -155,7 +155,6 @@ struct Forward {
     const Schedule& schedule = args.schedule;
     const int group = thread / grid.unit_groups;
     const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
-    const Range blocks = part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups);
     const Sums sums = sums_of(args.sizes, schedule);
     StepRow<T>* row = rows[thread];
     int32_t* entry = entries[thread];
@@ -164,7 +163,8 @@ struct Forward {
       const int64_t count = entries_of_group(schedule, i, sequences, entry);
       if (sums == Sums::hoisted && schedule.offset[i + 1] > ready.end) {
         ready = {schedule.offset[i], smaller(schedule.offset[i] + most_hoisted, schedule.entries)};
-        hoist(thread, layer, ready, blocks);
+        hoist(thread, layer, ready,
+              step_part<Shape>(layer, 1, sums, thread % grid.unit_groups, grid.unit_groups).pieces);
       }
       for (int64_t n = 0; n < count; n++) {
         const int64_t e = entry[n], t = schedule.time[e], b = schedule.batch[e];
@@ -179,8 +179,12 @@ struct Forward {
                   args.gates ? static_cast<T*>(args.gates) + e * cell.saved * layer.padded : nullptr};
       }
       if (i + 1 < schedule.steps) fetch_next(i + 1, sequences);
-      step_rows<Shape>(layer, row, count, blocks, sums, i);
-      if (has_zoneout(args.regularization)) zone_out(thread, row, entry, count, blocks);
+      step_part<Shape>(layer, count, sums, thread % grid.unit_groups, grid.unit_groups)
+          .for_each([&](Range blocks, Range mine) {
+            step_rows<Shape>(layer, row + mine.begin, mine.size(), blocks, sums, i);
+            if (has_zoneout(args.regularization))
+              zone_out(thread, row + mine.begin, entry + mine.begin, mine.size(), blocks);
+          });
       barriers[1 + group].wait(grid.unit_groups);
     }
   }
@@ -192,7 +196,6 @@ struct Forward {
   }
 
   void zone_out(int thread, const StepRow<T>* row, const int32_t* entry, int64_t count, Range blocks) const {
-    if (!blocks.size()) return;
     const Range units{layer.blocks[blocks.begin].begin * lanes<T>, layer.blocks[blocks.end - 1].end * lanes<T>};
     for (int64_t n = 0; n < count; n++) {
       zoneout_shares(args.regularization, cell.states, args.schedule.time[entry[n]], args.schedule.batch[entry[n]],

@@ -5,6 +5,7 @@
 #include "cell_rows.h"
 #include "gemm.h"
 #include "pack.h"
+#include "plan.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
@@ -151,6 +152,13 @@ PYRNN_FN void input_rows(const PackedLayer<T, P>& layer, const typename P::Facto
         });
       });
     });
+}
+
+// Part i of n of a step of `count` rows. Of a few rows no tile is shared: its size changes the order of the sums.
+template <class Shape, class T, class P>
+PYRNN_FN StepPart step_part(const PackedLayer<T, P>& layer, int64_t count, Sums sums, int i, int n) {
+  constexpr int most = tile_rows(Shape::slots * widest_block(Shape::slots));
+  return part_of_step(layer.blocks, count, sums == Sums::together ? most : larger(count, 1), i, n);
 }
 
 // Advances `count` rows through the blocks `mine`. `pass` counts the steps: every other one takes the blocks in

@@ -55,9 +55,11 @@ struct StreamStep {
 
   void work(int thread) const {
     const Range mine = part(B, thread / grid.unit_groups, grid.row_groups);
-    step_rows<Shape>(layer, rows + mine.begin, mine.size(),
-                     part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups),
-                     B <= few_rows ? Sums::apart : Sums::together, pass);
+    const Sums sums = B <= few_rows ? Sums::apart : Sums::together;
+    step_part<Shape>(layer, mine.size(), sums, thread % grid.unit_groups, grid.unit_groups)
+        .for_each([&](Range blocks, Range shared) {
+          step_rows<Shape>(layer, rows + mine.begin + shared.begin, shared.size(), blocks, sums, pass);
+        });
   }
 };
 
