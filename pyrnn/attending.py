@@ -18,6 +18,7 @@ from pyrnn.layout import Array
 
 ALIGNMENTS = ("softmax", "sparsemax", "monotonic", "hard_monotonic")
 HISTORY = ("weight_filter", "weight_location", "weight_coverage")
+DIFFERENTIABLE = ("query", "key", "value", "weight_score", "center", "previous", "coverage", *HISTORY)
 
 
 class Arguments(NamedTuple):
@@ -48,11 +49,8 @@ class Arguments(NamedTuple):
 
     def differentiable(self) -> dict[str, Array]:
         """The arrays that have a gradient, by name; a bias has one through its sum alone."""
-        return {
-            name: a
-            for name, a in self._asdict().items()
-            if isinstance(a, np.ndarray) and name not in ("bounds", "mask", "bias")
-        }
+        named = ((name, getattr(self, name)) for name in DIFFERENTIABLE)
+        return {name: a for name, a in named if a is not None}
 
 
 class Backend(NamedTuple):
@@ -225,7 +223,8 @@ def forward(
         if out.dtype == dtype and out.flags.c_contiguous and out.flags.aligned:
             into = out.reshape(B * heads, Tq, values.shape[-1])
 
-    query, key, values = (a.reshape(B * heads, *a.shape[-2:]) for a in (query, key, values))
+    if len(outer) == 2:
+        query, key, values = (a.reshape(B * heads, *a.shape[-2:]) for a in (query, key, values))
     weight_query, weight_key = scoring.matrices(score, arrays, Dq)
     rows = scoring.project(query, weight_query, backend.multiply)
     if "bias" in arrays:
@@ -318,8 +317,8 @@ def backward(saved: Saved, dcontext: Array | None, dweights: Array | None = None
         dkey = dkey + dvalue
     return AttentionGradients(
         original(dquery, outer, single),
-        dkey.reshape(*outer, *dkey.shape[1:]),
-        dvalue.reshape(*outer, *dvalue.shape[1:]) if saved.with_value else None,
+        original(dkey, outer, False),
+        original(dvalue, outer, False) if saved.with_value else None,
         {name: dparams[name] for name in params},
         None if a.previous is None else grads["previous"].reshape(*outer, Tk),
         None if a.coverage is None else grads["coverage"].reshape(*outer, Tk),
@@ -444,4 +443,6 @@ def contiguous(a: Array, dtype: np.dtype[Any]) -> Array:
 
 def original(a: Array, outer: tuple[int, ...], single: bool) -> Array:
     """(B·heads, Tq, ·) in the caller's shape."""
-    return a[:, 0] if single else a.reshape(*outer, *a.shape[1:])
+    if len(outer) == 2:
+        return a.reshape(*outer, *a.shape[1:])
+    return a[:, 0] if single else a

@@ -36,11 +36,12 @@ def kernel_ready(a: Array, dtype: np.dtype[Any]) -> Array:
 
 def plain_array(name: str, a: Any, dtype: np.dtype[Any]) -> Array:
     """`a` checked to be an array of `dtype` (in any byte order), as a plain array."""
-    if type(a) is not np.ndarray:
-        if not isinstance(a, np.ndarray):
-            raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}")
-        if isinstance(a, np.ma.MaskedArray):
-            raise TypeError(f"{name}: expected a plain array, got a masked array; pass mask= to skip steps")
+    if type(a) is np.ndarray and a.dtype == dtype:
+        return a
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{name}: expected a NumPy array, got {type(a).__name__}")
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked array; pass mask= to skip steps")
     plain: Array = np.asarray(a)
     if plain.dtype != dtype and plain.dtype.newbyteorder("=") != dtype:
         raise TypeError(f"{name}: expected dtype {dtype}, got {a.dtype}")

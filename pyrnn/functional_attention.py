@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyrnn import _core, attending
-from pyrnn.attending import Arguments, AttentionGradients, Backend, Memory, Saved
+from pyrnn.attending import DIFFERENTIABLE, Arguments, AttentionGradients, Backend, Memory, Saved
 from pyrnn.checks import FLOATS
 from pyrnn.layout import Array
 
@@ -21,10 +21,8 @@ def forward(a: Arguments, save: bool, out: Array | None) -> tuple[Array, Array, 
     (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
     context = _core.empty((B, Tq, Dv), dtype) if out is None else out
     weights = _core.empty((B, Tq, Tk), dtype)
-    options = {name: value for name, value in a._asdict().items() if name not in POSITIONAL}
-    kept = CORE.attention_forward(
-        *(getattr(a, name) for name in POSITIONAL), context, weights, save=save, **options
-    )
+    options = {name: value for name, value in zip(OPTIONS, a[POSITIONAL:], strict=True) if value is not None}
+    kept = CORE.attention_forward(*a[:POSITIONAL], context, weights, save=save, **options)
     return context, weights, (a, kept) if save else None
 
 
@@ -33,16 +31,14 @@ def backward(saved: Any, dcontext: Array, dweights: Array | None) -> dict[str, A
     a, kept = saved
     grads = {name: _core.empty(array.shape, array.dtype) for name, array in a.differentiable().items()}
     dbias = np.empty(1, a.query.dtype)
-    before, after = GRADIENTS[:4], GRADIENTS[4:]
+    before, after = DIFFERENTIABLE[:4], DIFFERENTIABLE[4:]
     CORE.attention_backward(kept, dcontext, dweights, *map(grads.get, before), dbias, *map(grads.get, after))
     return grads | {"bias_score": dbias.reshape(())}
 
 
-POSITIONAL = ("score", "alignment", "query", "key", "value", "weight_score", "bounds")
-GRADIENTS = (
-    *("query", "key", "value", "weight_score", "center", "previous", "coverage"),
-    *("weight_filter", "weight_location", "weight_coverage"),
-)
+#: How many of the arguments `_core.attention_forward` takes by position; the others by name.
+POSITIONAL = Arguments._fields.index("mask")
+OPTIONS = Arguments._fields[POSITIONAL:]
 
 
 def multiply(a: Array, b: Array) -> Array:

@@ -48,21 +48,42 @@ PYRNN_FN void sum_lanes(const Vec<T>* rows, T* sums) {
   }
 }
 
+// Numbers without their signs, as integers: the larger one is larger there too, and what is not finite is the largest.
+template <class T>
+using Magnitudes = Vec<typename IndexOf<T>::type>;
+template <class T>
+PYRNN_FN Magnitudes<T> larger_of(Magnitudes<T> a, Magnitudes<T> b) {
+  return a > b ? a : b;
+}
+template <class T, int distance = lanes<T> / 2>
+PYRNN_FN T largest_magnitude(Magnitudes<T> v) {
+  v = larger_of<T>(v, (Magnitudes<T>)exchange<distance, T>((Vec<T>)v));
+  if constexpr (distance > 1) return largest_magnitude<T, distance / 2>(v);
+  return ((Vec<T>)v)[0];
+}
+
 // out[d] = prepare(row[d]), finite up to whole vectors. Returns the size of the row: max |x_d|, NaN if one is not
 // finite; for unit rows 1/|x|, zero for a row of zeros.
 template <class Score, class T>
 PYRNN_FN T prepare_row(const T* row, int64_t D, T* out) {
   constexpr int L = lanes<T>;
-  Vec<T> size{}, zero{};
+  const Magnitudes<T> signs = (Magnitudes<T>)-Vec<T>{};
+  Vec<T> squares{};
+  Magnitudes<T> largest{};
   for (int64_t d = 0; d < D; d += L) {
     const Vec<T> x = load_tail(row + d, D - d);
     prefetch(row + d + D);  // the next row
-    size = Score::unit_rows ? size + x * x : max(size, max(x, -x));
-    zero += x - x;
+    if constexpr (Score::unit_rows)
+      squares += x * x;
+    else
+      largest = larger_of<T>(largest, (Magnitudes<T>)x & ~signs);
     store(out + d, Score::prepare(x));
   }
-  if constexpr (!Score::unit_rows) return largest_lane<T>(size) + sum_of_lanes<T>(zero);
-  const T sum = sum_of_lanes<T>(size);
+  if constexpr (!Score::unit_rows) {
+    const T size = largest_magnitude<T>(largest);
+    return size + (size - size);
+  }
+  const T sum = sum_of_lanes<T>(squares);
   const T inverse = sum == 0 ? T(0) : T(1 / __builtin_sqrt(sum));
   for (int64_t d = 0; d < D; d += L) store(out + d, load(out + d) * inverse);
   return inverse;
