@@ -10,9 +10,10 @@ import numpy as np
 
 from pyrnn import checks, stacking
 from pyrnn.functional import KERNELS
+from pyrnn.initial import initial_params
 from pyrnn.layout import Array, Layout
-from pyrnn.recurrent import initial_params
-from pyrnn.stacking import Backend, Gradients, Saved, State
+from pyrnn.stacking import Backend, Gradients, Saved
+from pyrnn.states import State
 from pyrnn.storing import Stored, bound
 
 
@@ -95,7 +96,7 @@ class Cell(Stored):
     @property
     def hidden_size(self) -> int:
         """H."""
-        return self._layout.hidden_size
+        return int(self._layout.hidden_size)
 
     @property
     def bias(self) -> bool:

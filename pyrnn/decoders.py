@@ -15,7 +15,7 @@ from pyrnn.attending import Memory
 from pyrnn.cells import CELLS
 from pyrnn.decoding import DecoderGradients, Saved
 from pyrnn.layout import Array, Shapes
-from pyrnn.stacking import State
+from pyrnn.states import State
 from pyrnn.stepping import Carry, Stepping
 from pyrnn.storing import bound
 

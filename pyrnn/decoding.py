@@ -16,7 +16,7 @@ import numpy as np
 from pyrnn import attending, checks, scoring, stacking
 from pyrnn.attending import Memory
 from pyrnn.layout import KINDS, Array, Layout, Shapes, Spec
-from pyrnn.stacking import State
+from pyrnn.states import State
 
 ATTENTION = ("score", "params", "scale", "causal", "window", "alignment", "local", "query_offset")
 LAYER = ("weight_attention", "bias_attention")

@@ -4,13 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from pyrnn import _core, decoding, stacking
+from pyrnn import _core, checks, decoding, stacking
 from pyrnn.attending import Memory
-from pyrnn.checks import FLOATS
 from pyrnn.decoding import DecoderGradients
 from pyrnn.functional_attention import (
     ATTENTION,
@@ -21,7 +20,9 @@ from pyrnn.functional_attention import (
 )
 from pyrnn.functional_decoder import Native
 from pyrnn.layout import Array
-from pyrnn.stacking import Backend, Gradients, Saved, State
+from pyrnn.options import CallOptions
+from pyrnn.stacking import Backend, Gradients, Saved
+from pyrnn.states import State
 
 __all__ = [
     "ATTENTION",
@@ -38,7 +39,7 @@ __all__ = [
     "sequence_forward",
 ]
 
-KERNELS = Backend(_core.cells(), _core.forward, _core.backward, FLOATS)
+KERNELS = Backend(_core.cells(), _core.forward, _core.backward, checks.FLOATS)
 
 
 DECODER: decoding.Backend = Native(KERNELS)
@@ -62,7 +63,8 @@ def sequence_forward(
     training: bool = True,
     out: Array | None = None,
     compute_dtype: str | None = None,
-) -> tuple[Array, State, Saved]:
+    **more: Unpack[CallOptions],
+) -> Any:
     """Run a stack of recurrent layers and keep what the backward needs.
 
     Parameters
@@ -106,6 +108,9 @@ def sequence_forward(
     compute_dtype : {None, "bfloat16"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
         the weights; sums, states, outputs and gradients stay float32, which the arrays must be.
+    **more
+        merge, weight_dropout: see `pyrnn.options.MoreOptions`. That layers differ in size, that the initial
+        states are parameters (`h0_l0`, `c0_l0`): the names and shapes of the parameters say so.
 
     Returns
     -------
@@ -154,6 +159,7 @@ def sequence_forward(
         rng=rng,
         out=out,
         compute_dtype=compute_dtype,
+        **more,
         save=True,
     )
 
@@ -202,7 +208,8 @@ def sequence(
     training: bool = False,
     out: Array | None = None,
     compute_dtype: str | None = None,
-) -> tuple[Array, State]:
+    **more: Unpack[CallOptions],
+) -> Any:
     """Run a stack of recurrent layers and keep nothing; see `sequence_forward`.
 
     Returns
@@ -228,7 +235,8 @@ def sequence(
         rng=rng,
         out=out,
         compute_dtype=compute_dtype,
-    )[:2]
+        **more,
+    )[:-1]
 
 
 def decoder_forward(

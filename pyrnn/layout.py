@@ -25,6 +25,12 @@ class Spec(NamedTuple):
     params: int = 0  # per-unit parameters, an array (params, H)
     param_name: str = ""
     late: int = 0  # the last so many of from_h do not read h itself
+    roles: str = ""  # of the activations that may be chosen: f of the gates, g of the candidate, h of c
+
+
+def state_letter(state: int) -> str:
+    """What a state is called in names of parameters: h, c, then s2, s3 …"""
+    return "hc"[state] if state < 2 else f"s{state}"
 
 
 class Named(Protocol):
@@ -65,7 +71,8 @@ class Layout:
     Parameters
     ----------
     spec : Spec
-    input_size, hidden_size : int
+    input_size : int
+    hidden_size : int, or a tuple of one for each layer
     num_layers, directions : int
     bias : bool
     suffixes : bool
@@ -76,13 +83,19 @@ class Layout:
         Numbers that h is projected to by `weight_hr`, P; 0 is none.
     reverse : bool
         Whether the only direction is the reverse one.
+    cell_norm : bool
+        Whether c is normalised on its way to h, with `weight_ln_c` and, if there are biases, `bias_ln_c`.
+    learned : bool
+        Whether the initial states are parameters, `h0`, `c0` ….
+    merge : {"concat", "sum"}
+        What becomes of the outputs of two directions.
     """
 
     def __init__(
         self,
         spec: Spec,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | tuple[int, ...],
         num_layers: int = 1,
         directions: int = 1,
         bias: bool = True,
@@ -90,23 +103,35 @@ class Layout:
         layer_norm: bool = False,
         proj_size: int = 0,
         reverse: bool = False,
+        cell_norm: bool = False,
+        learned: bool = False,
+        merge: str = "concat",
     ) -> None:
         self.spec, self.bias, self.suffixes, self.layer_norm = spec, bias, suffixes, layer_norm
         self.reverse = reverse
-        self.input_size, self.hidden_size = input_size, hidden_size
-        self.proj_size = proj_size
-        h_size = proj_size or hidden_size
-        #: input size, size of h, and the size of the output's last axis
-        self.sizes = (input_size, h_size, h_size * directions)
-        #: size of every state's last axis
-        self.state_sizes = (h_size, *[hidden_size] * (spec.states - 1))
+        #: units of every layer
+        self.units = hidden_size if isinstance(hidden_size, tuple) else (hidden_size,) * num_layers
+        #: whether they differ; a state is then a tuple with an array for each layer
+        self.ragged = len(set(self.units)) > 1
+        self.input_size = input_size
+        self.hidden_size: Any = hidden_size if self.ragged else self.units[0]
+        self.proj_size, self.cell_norm, self.merge = proj_size, cell_norm, merge
+        #: size of every state's last axis, by layer
+        self.widths = [(proj_size or size, *[size] * (spec.states - 1)) for size in self.units]
+        outputs = [width[0] * (1 if merge == "sum" else directions) for width in self.widths]
+        #: size of what every layer reads, and of what the last one makes
+        self.features = [input_size, *outputs]
+        #: input size, size of the last layer's h, and the size of the output's last axis
+        self.sizes = (input_size, self.widths[-1][0], outputs[-1])
+        #: size of every state's last axis, of the last layer
+        self.state_sizes = self.widths[-1]
         #: whether a step is more than one product and the cell
-        self.staged = bool(spec.late or layer_norm or proj_size)
+        self.staged = bool(spec.late or layer_norm or proj_size or cell_norm)
         self.num_layers, self.directions = num_layers, directions
-        passes, extras = [], []
-        for layer in range(num_layers):
-            inputs = h_size * directions if layer else input_size
-            rows_x, rows_h = spec.from_x * hidden_size, spec.from_h * hidden_size
+        passes, extras, initial = [], [], []
+        for layer, size in enumerate(self.units):
+            inputs, h_size = self.features[layer], self.widths[layer][0]
+            rows_x, rows_h = spec.from_x * size, spec.from_h * size
             shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, h_size), (rows_x,), (rows_h,)]
             for way in range(directions):
                 suffix = (f"_l{layer}" + "_reverse" * way) * suffixes
@@ -116,23 +141,32 @@ class Layout:
                 named = f"weight_{spec.param_name}{suffix}"
                 more: dict[str, tuple[str, tuple[int, ...]]] = {}
                 if spec.params:
-                    more["params"] = (named, (spec.params, hidden_size))
+                    more["params"] = (named, (spec.params, size))
                 if layer_norm:
                     more["norm_ih"] = ("weight_ln_ih" + suffix, (rows_x,))
                     more["norm_hh"] = ("weight_ln_hh" + suffix, (rows_h,))
                 if proj_size:
-                    more["weight_hr"] = ("weight_hr" + suffix, (proj_size, hidden_size))
+                    more["weight_hr"] = ("weight_hr" + suffix, (proj_size, size))
+                if cell_norm:
+                    more["norm_c"] = ("weight_ln_c" + suffix, (size,))
+                    if bias:
+                        more["bias_c"] = ("bias_ln_c" + suffix, (size,))
                 extras.append(more)
+                if learned:
+                    widths = enumerate(self.widths[layer])
+                    initial.append([(f"{state_letter(s)}0{suffix}", (width,)) for s, width in widths])
         #: ((name, shape), …) of every layer and direction, in the engine's order
         self.passes = passes if bias else [names[:2] for names in passes]
         #: {argument: (name, shape)} of every layer and direction, for what only some cells have
         self.extras = extras
+        #: [(name, shape), …] of the initial states of every layer and direction, if they are learned
+        self.initial = initial
         #: shape by name
         self.shapes = {
             name: shape
             for names, more in zip(self.passes, extras, strict=True)
             for name, shape in (*names, *more.values())
-        }
+        } | {name: shape for states in initial for name, shape in states}
         self.count = len(self.shapes)
 
     def axes(self, name: str) -> str:
@@ -142,13 +176,18 @@ class Layout:
         h = "P" if self.proj_size else "H"
         if name.startswith("weight_hr"):
             return "(P, H)"
+        if "_ln_c" in name:
+            return "(H,)"
+        if name[0] not in "wb":
+            return f"({h},)" if name[0] == "h" else "(H,)"
         slots = self.spec.from_h if "_hh" in name else self.spec.from_x
         rows = f"{slots}*H" if slots > 1 else "H"
         if name.startswith(("bias", "weight_ln")):
             return f"({rows},)"
         if name.startswith("weight_hh"):
             return f"({rows}, {h})"
-        inputs = "I" if not self.suffixes or "_l0" in name else f"2*{h}" if self.directions == 2 else h
+        both = self.directions == 2 and self.merge == "concat"
+        inputs = "I" if not self.suffixes or "_l0" in name else f"2*{h}" if both else h
         return f"({rows}, {inputs})"
 
 
@@ -172,15 +211,48 @@ def structure(names: tuple[Any, ...]) -> tuple[int, int, bool]:
 
 @lru_cache(maxsize=256)
 def layout_of(
-    spec: Spec, names: tuple[Any, ...], input_size: int, hidden_size: int, proj_size: int
+    spec: Spec,
+    names: tuple[Any, ...],
+    input_size: int,
+    hidden_size: int | tuple[int, ...],
+    proj_size: int,
+    merge: str,
 ) -> Layout:
     """The layout that parameters of these names should have."""
-    norm = any(str(name).startswith("weight_ln") for name in names)
-    return Layout(spec, input_size, hidden_size, *structure(names), layer_norm=norm, proj_size=proj_size)
+
+    def present(beginning: str) -> bool:
+        return any(str(name).startswith(beginning) for name in names)
+
+    return Layout(
+        spec,
+        input_size,
+        hidden_size,
+        *structure(names),
+        layer_norm=present("weight_ln_ih"),
+        proj_size=proj_size,
+        learned=present("h0_l"),
+        merge=merge,
+    )
 
 
-def layout_from(spec: Spec, params: Any) -> Layout:
-    """The layout that `params` should have, its sizes read off the first layer's weights.
+def units_of(spec: Spec, params: Mapping[Any, Any], first: int) -> int | tuple[int, ...]:
+    """Units of every layer, read off their weights of h; those of the first layer if all have as many."""
+    units = [first]
+    for layer in range(1, structure(tuple(params))[0]):
+        counts = set()
+        for side, rows in (("ih", spec.from_x), ("hh", spec.from_h)):
+            a = params.get(f"weight_{side}_l{layer}")
+            if not isinstance(a, np.ndarray) or a.ndim != 2 or len(a) < rows or len(a) % rows:
+                return first  # the checks of the shapes say what is wrong
+            counts.add(len(a) // rows)
+        if len(counts) > 1:
+            return first
+        units += counts
+    return tuple(units) if set(units) != {first} else first
+
+
+def layout_from(spec: Spec, params: Any, merge: str = "concat") -> Layout:
+    """The layout that `params` should have, its sizes read off the weights.
 
     Raises
     ------
@@ -203,13 +275,14 @@ def layout_from(spec: Spec, params: Any) -> Layout:
         if a.ndim != 2 or a.shape[axis] < (1 if axis else rows):
             raise ValueError(f"{kind}: expected shape {expected} with positive sizes, got {a.shape}")
         sizes.append(a.shape[1] if axis else a.shape[0] // rows)
+    units = units_of(spec, params, sizes[1])
     projection = params.get("weight_hr_l0")
     if projection is None:
-        return layout_of(spec, tuple(params), *sizes, 0)
+        return layout_of(spec, tuple(params), sizes[0], units, 0, merge)
     if spec.states < 2:
         raise ValueError(f"params: expected no 'weight_hr_l0', because {spec.name} has no state beside h")
     if not isinstance(projection, np.ndarray):
         raise TypeError(f"weight_hr_l0: expected a NumPy array, got {type(projection).__name__}")
     if projection.ndim != 2 or not 1 <= len(projection) < sizes[1]:
         raise ValueError(f"weight_hr_l0: expected shape (P, H) with P < H, got {projection.shape}")
-    return layout_of(spec, tuple(params), *sizes, len(projection))
+    return layout_of(spec, tuple(params), sizes[0], units, len(projection), merge)

@@ -3,15 +3,16 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 from pyrnn import checks
+from pyrnn.options import MoreOptions
 from pyrnn.recurrent import Recurrent
 
 __all__ = ["GRU", "LSTM", "RNN", "Recurrent"]
 
 
-class Options(TypedDict, total=False):
+class Options(MoreOptions, total=False):
     """The keyword arguments of every layer; see `Recurrent`."""
 
     bias: bool
@@ -44,7 +45,11 @@ class LSTM(Recurrent):
     """
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, **options: Unpack[Options]
+        self,
+        input_size: int,
+        hidden_size: int | tuple[int, ...],
+        num_layers: int = 1,
+        **options: Unpack[Options],
     ) -> None:
         super().__init__("lstm", input_size, hidden_size, num_layers, **options)
 
@@ -59,7 +64,7 @@ class GRU(Recurrent):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | tuple[int, ...],
         num_layers: int = 1,
         *,
         reset_after: bool = True,
@@ -80,7 +85,7 @@ class RNN(Recurrent):
     def __init__(
         self,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | tuple[int, ...],
         num_layers: int = 1,
         *,
         nonlinearity: str = "tanh",

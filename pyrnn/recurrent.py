@@ -5,27 +5,33 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
-from pyrnn import checks, stacking
+from pyrnn import checks, options, stacking
+from pyrnn.described import Described
 from pyrnn.functional import KERNELS
+from pyrnn.initial import initial_params
 from pyrnn.io.layers import save_layer
 from pyrnn.layout import Array, Layout
-from pyrnn.stacking import Backend, Gradients, Saved, State
+from pyrnn.options import MoreOptions
+from pyrnn.stacking import Backend, Gradients, Saved
+from pyrnn.states import State
 from pyrnn.streams import Stream
 
 
-class Recurrent:
+class Recurrent(Described):
     """A stack of recurrent layers of any registered cell.
 
     Parameters
     ----------
     cell : str
         A name in `pyrnn.cells()`.
-    input_size, hidden_size : int
-        I and H.
+    input_size : int
+        I.
+    hidden_size : int, or a tuple of one for each layer
+        H. Where layers differ, a state is a tuple with an array (directions, B, H) for each layer.
     num_layers : int
         Each layer reads the outputs of the one below.
     bias : bool
@@ -62,6 +68,8 @@ class Recurrent:
         this yet: see docs/cuda.md.
     seed : int, optional
         Of the initial parameters and of the dropout masks; unpredictable when None.
+    **more
+        merge, forget_bias, learn_initial_state, weight_dropout: see `pyrnn.options.MoreOptions`. On the CPU.
 
     Attributes
     ----------
@@ -100,7 +108,7 @@ class Recurrent:
         self,
         cell: str,
         input_size: int,
-        hidden_size: int,
+        hidden_size: int | tuple[int, ...],
         num_layers: int = 1,
         *,
         bias: bool = True,
@@ -116,7 +124,9 @@ class Recurrent:
         dtype: Any = "float32",
         device: str = "cpu",
         seed: int | None = None,
+        **more: Unpack[MoreOptions],
     ) -> None:
+        self._chosen = options.chosen(more)
         if device != "cpu":
             self._backend = cuda_backend(device, compute_dtype)
             compute_dtype = None
@@ -126,19 +136,31 @@ class Recurrent:
                 zoneout=(zoneout, 0.0),
                 recurrent_dropout=(recurrent_dropout, 0.0),
                 proj_size=(proj_size, 0),
+                **{
+                    name: (value, options.Chosen._field_defaults[name])
+                    for name, value in self._chosen.changed().items()
+                },
             )
         if checks.flag("reverse", reverse) and bidirectional:
             raise ValueError("reverse: expected False with bidirectional=True, got True")
         spec = self._backend.spec(cell)
+        directions = 1 + checks.flag("bidirectional", bidirectional)
+        num_layers = checks.size("num_layers", num_layers)
+        input_size = checks.size("input_size", input_size)
+        hidden_size = options.units(hidden_size, num_layers)
+        least = min(hidden_size) if isinstance(hidden_size, tuple) else hidden_size
+        self._variation = options.variation(weight_dropout=self.weight_dropout)
         self._layout = Layout(
             spec,
-            checks.size("input_size", input_size),
-            checks.size("hidden_size", hidden_size),
-            checks.size("num_layers", num_layers),
-            1 + checks.flag("bidirectional", bidirectional),
+            input_size,
+            hidden_size,
+            num_layers,
+            directions,
             checks.flag("bias", bias),
             layer_norm=checks.flag("layer_norm", layer_norm),
-            proj_size=checks.projection(proj_size, spec, hidden_size),
+            proj_size=checks.projection(proj_size, spec, least),
+            learned=self.learn_initial_state,
+            merge=options.merged(self.merge, directions),
             reverse=bool(reverse),
         )
         self.batch_first = checks.flag("batch_first", batch_first)
@@ -149,7 +171,7 @@ class Recurrent:
         self.compute_dtype = checks.compute_dtype(compute_dtype, self.dtype)
         self.device = device
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
-        self.params = self._made(initial_params(self._layout, self.rng))
+        self.params = self._made(initial_params(self._layout, self.rng, self.forget_bias))
 
     def _zoneout(self) -> tuple[float, ...]:
         """The rate of each state."""
@@ -158,51 +180,6 @@ class Recurrent:
     def _made(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays of the layer's library and dtype from NumPy's."""
         return {name: self._backend.arrays.made(a, self.dtype) for name, a in params.items()}
-
-    @property
-    def cell(self) -> str:
-        """Name of the cell."""
-        return self._layout.spec.name
-
-    @property
-    def input_size(self) -> int:
-        """I."""
-        return self._layout.input_size
-
-    @property
-    def hidden_size(self) -> int:
-        """H."""
-        return self._layout.hidden_size
-
-    @property
-    def num_layers(self) -> int:
-        """Number of layers."""
-        return self._layout.num_layers
-
-    @property
-    def bidirectional(self) -> bool:
-        """Whether there is a reverse direction."""
-        return self._layout.directions == 2
-
-    @property
-    def reverse(self) -> bool:
-        """Whether the only direction is the reverse one."""
-        return self._layout.reverse
-
-    @property
-    def layer_norm(self) -> bool:
-        """Whether the products are normalised."""
-        return self._layout.layer_norm
-
-    @property
-    def proj_size(self) -> int:
-        """P, or 0."""
-        return self._layout.proj_size
-
-    @property
-    def bias(self) -> bool:
-        """Whether there are biases."""
-        return self._layout.bias
 
     def __call__(
         self,
@@ -214,7 +191,7 @@ class Recurrent:
         resets: Array | None = None,
         reset_to: str = "zero",
         out: Array | None = None,
-    ) -> tuple[Array, State]:
+    ) -> Any:
         """Inference: no dropout, nothing kept.
 
         Parameters
@@ -229,7 +206,7 @@ class Recurrent:
         state : array (num_layers·directions, B, H), or a tuple of them for cells with several states; of h
             with a projection P
         """
-        y, final, _ = stacking.forward(
+        return stacking.forward(
             self._backend,
             self._layout,
             self.dtype,
@@ -244,8 +221,8 @@ class Recurrent:
             zoneout=self.zoneout,
             out=out,
             compute_dtype=self.compute_dtype,
-        )
-        return y, final
+            variation=self._variation,
+        )[:-1]
 
     def forward(
         self,
@@ -258,7 +235,7 @@ class Recurrent:
         reset_to: str = "zero",
         training: bool = True,
         out: Array | None = None,
-    ) -> tuple[Array, State, Saved]:
+    ) -> Any:
         """Run and keep what `backward` needs; the arguments of a call, and `training`, which draws dropout.
 
         Returns
@@ -268,7 +245,7 @@ class Recurrent:
         saved : Saved
             x and the parameters must not change until the backward; y may.
         """
-        y, final, saved = stacking.forward(
+        found = stacking.forward(
             self._backend,
             self._layout,
             self.dtype,
@@ -288,9 +265,10 @@ class Recurrent:
             out=out,
             compute_dtype=self.compute_dtype,
             save=True,
+            variation=self._variation,
         )
-        saved.owner = self
-        return y, final, saved
+        found[-1].owner = self
+        return found
 
     def backward(self, saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
         """Gradients of x, the initial state and every parameter; see `pyrnn.functional.sequence_backward`.
@@ -372,57 +350,6 @@ class Recurrent:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write parameters and configuration to a safetensors file, for `pyrnn.load`."""
         save_layer(self, path)
-
-    def config(self) -> dict[str, Any]:
-        """What a file says beside the parameters, which tell the sizes."""
-        return {
-            "layer": type(self).__name__,
-            "cell": self.cell,
-            "batch_first": self.batch_first,
-            "reverse": self.reverse,
-            "dropout": self.dropout,
-            "zoneout": self.zoneout,
-            "recurrent_dropout": self.recurrent_dropout,
-            "compute_dtype": self.compute_dtype,
-        }
-
-    def __repr__(self) -> str:
-        name = type(self).__name__
-        words = [repr(self.cell)] if name == "Recurrent" else []
-        words += [str(self.input_size), str(self.hidden_size)]
-        if self.num_layers > 1:
-            words.append(f"num_layers={self.num_layers}")
-        if self.cell == "rnn_relu" and name == "RNN":
-            words.append("nonlinearity='relu'")
-        for option, default in (
-            ("bias", True),
-            ("batch_first", False),
-            ("dropout", 0.0),
-            ("zoneout", 0.0),
-            ("recurrent_dropout", 0.0),
-            ("layer_norm", False),
-            ("proj_size", 0),
-            ("bidirectional", False),
-            ("reverse", False),
-        ):
-            if getattr(self, option) != default:
-                words.append(f"{option}={getattr(self, option)}")
-        if str(self.dtype) != "float32":
-            words.append(f"dtype={str(self.dtype)!r}")
-        if self.compute_dtype:
-            words.append(f"compute_dtype={self.compute_dtype!r}")
-        if self.device != "cpu":
-            words.append(f"device={self.device!r}")
-        return f"{name}({', '.join(words)})"
-
-
-def initial_params(layout: Layout, rng: np.random.Generator) -> dict[str, Array]:
-    """Uniform in ±1/√H, PyTorch's convention, and ones for the gains of normalisation; in float64."""
-    bound = layout.hidden_size**-0.5
-    return {
-        name: np.ones(shape) if name.startswith("weight_ln") else rng.uniform(-bound, bound, shape)
-        for name, shape in layout.shapes.items()
-    }
 
 
 def cuda_backend(device: Any, compute_dtype: Any) -> Backend:

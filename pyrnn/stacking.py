@@ -7,15 +7,25 @@ The kernels, the NumPy reference and the CUDA kernels are such; what is here is 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyrnn import checks
 from pyrnn.backends.numpy import NUMPY
 from pyrnn.layout import Array, Layout, Spec, layout_from
-
-State: TypeAlias = Array | tuple[Array, ...]
+from pyrnn.options import PLAIN, Variation, merged, variation
+from pyrnn.states import (
+    State,
+    by_pass,
+    empty_states,
+    learned_gradients,
+    learned_states,
+    memory_of,
+    read_state,
+    result,
+    zero_states,
+)
 
 
 class Backend:
@@ -52,6 +62,7 @@ class Backend:
                 cell["params"],
                 cell["param_name"],
                 cell["late"],
+                cell.get("roles", ""),
             )
             for name, cell in cells.items()
         }
@@ -100,7 +111,9 @@ class Saved:
         "batch_first",
         "dropped",
         "dtype",
+        "factors",
         "layout",
+        "learned",
         "owner",
         "passes",
         "sizes",
@@ -121,6 +134,8 @@ class Saved:
         self.dtype, self.batch_first, self.unbatched = dtype, batch_first, unbatched
         self.passes: list[Any] = []  # what the back end saved, by layer and direction
         self.dropped: list[Array | None] = []  # dropout mask on the input of every layer
+        self.factors: list[Array | None] = []  # of weight_hh, by layer and direction
+        self.learned = False  # whether it started from the states that are parameters
         self.owner: Any = None
 
 
@@ -132,13 +147,16 @@ def from_names(
     params: Any,
     training: bool,
     *,
-    dropout: float = 0.0,
+    merge: str = "concat",
+    weight_dropout: float = 0.0,
     **options: Any,
-) -> tuple[Array, State, Any]:
+) -> Any:
     """`forward` on a stack whose extent is read off the names of its parameters."""
-    layout = layout_from(backend.spec(cell), params)
+    layout = layout_from(backend.spec(cell), params, checks.choice("merge", merge, ("concat", "sum")))
+    merged(merge, layout.directions)
     dtype = backend.dtype("weight_ih_l0", params["weight_ih_l0"].dtype)
-    return forward(backend, layout, dtype, x, state, params, dropout=dropout, training=training, **options)
+    changes = variation(weight_dropout=weight_dropout)
+    return forward(backend, layout, dtype, x, state, params, training=training, variation=changes, **options)
 
 
 def forward(
@@ -162,7 +180,8 @@ def forward(
     out: Array | None = None,
     compute_dtype: str | None = None,
     save: bool = False,
-) -> tuple[Array, State, Any]:
+    variation: Variation = PLAIN,
+) -> Any:
     """Run every layer and direction, with the arguments of `pyrnn.functional.sequence_forward`.
 
     The third result is a Saved when `save`, else None.
@@ -170,7 +189,7 @@ def forward(
     arrays = backend.arrays_of("x", x)
     weights = arrays.weights(layout, params, dtype)
     extras = arrays.extras(layout, params, dtype) if any(layout.extras) else layout.extras
-    inputs, H, N = layout.sizes
+    inputs, _, N = layout.sizes
     x = arrays.plain("x", x, dtype)
     unbatched = x.ndim == 2
     if x.ndim not in (2, 3) or x.shape[-1] != inputs:
@@ -180,9 +199,13 @@ def forward(
     T, B, _ = view.shape
     S, L, D = layout.spec.states, layout.num_layers, layout.directions
 
-    states = None if state is None else read_state(arrays, "state", state, layout, B, unbatched, dtype)
-    widths = layout.state_sizes
-    zeros = [arrays.zeros((B, width), dtype) for width in widths] if states is None else []
+    learned = state is None and bool(layout.initial)
+    if state is not None:
+        states = by_pass(layout, read_state(arrays, "state", state, layout, B, unbatched, dtype))
+    elif learned:
+        states = learned_states(arrays, layout, params, B, dtype)
+    else:
+        states = zero_states(arrays, layout, B, dtype)
     options: dict[str, Any] = {}
     if lengths is not None:
         options["lengths"] = arrays.lengths(lengths, T, B, unbatched)
@@ -196,22 +219,29 @@ def forward(
         options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
     checks.probability("dropout", dropout)  # also where it is not used
     checks.probability("recurrent_dropout", recurrent_dropout)
+    weight_dropout = variation.weight_dropout if training else 0.0
     rates = checks.rates("zoneout", zoneout, S)
     if not training:
         dropout = recurrent_dropout = 0.0
     draws = recurrent_dropout > 0 or (training and any(rates))
-    if draws or (dropout and L > 1):
+    if draws or weight_dropout or (dropout and L > 1):
         checks.generator("rng", rng)
     seed = int(rng.integers(2**64, dtype=np.uint64)) if draws and rng is not None else 0
     if out is not None:
-        read = [x, *(states or ()), *(a for pass_arrays in weights for a in pass_arrays if a is not None)]
+        read = [
+            x,
+            *(a for whole in states for a in memory_of(whole)),
+            *(a for pass_arrays in weights for a in pass_arrays if a is not None),
+        ]
         read += [a for more in extras for a in more.values()]
         arrays.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
 
     saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if save else None
-    finals = [arrays.empty((L * D, B, width), dtype) for width in widths]
+    whole = empty_states(arrays, layout, B, dtype)
+    finals = by_pass(layout, whole)
     run, cell = backend.forward, layout.spec.name
     for layer in range(L):
+        H, N = layout.widths[layer][0], layout.features[layer + 1]
         dropped = (
             arrays.made(dropout_mask(rng, view.shape, dropout), dtype) if layer and dropout and rng else None
         )
@@ -224,12 +254,18 @@ def forward(
         )
         for d in range(D):
             k = layer * D + d
+            factor = None
+            if weight_dropout and rng is not None:
+                factor = arrays.made(dropout_mask(rng, weights[k][1].shape, weight_dropout), dtype)
+                weights[k][1] = weights[k][1] * factor
+            adds = d == 1 and layout.merge == "sum"
+            target = sequence_empty(arrays, T, B, N, dtype, batch_first) if adds else y
             kept = run(
                 cell,
                 view,
-                zeros if states is None else [s[k] for s in states],
+                [s[k] for s in states],
                 *weights[k],
-                y if D == 1 else y[:, :, d * H : d * H + H],
+                target if D == 1 or layout.merge == "sum" else y[:, :, d * H : d * H + H],
                 [s[k] for s in finals],
                 reverse=d == 1 or layout.reverse,
                 save=save,
@@ -237,8 +273,11 @@ def forward(
                 **extras[k],
                 **options,
             )
+            if adds:
+                y += target
             if saved is not None:
                 saved.passes.append(kept)
+                saved.factors.append(factor)
         if saved is not None:
             saved.dropped.append(dropped)
         view = y
@@ -247,9 +286,10 @@ def forward(
         if not arrays.share_memory(y, out):
             out[...] = y
         y = out
-    if unbatched:
-        finals = [s[:, 0] for s in finals]
-    return y, finals[0] if S == 1 else tuple(finals), saved
+    final = result(whole, unbatched)
+    if saved is not None:
+        saved.learned = learned
+    return y, final, saved
 
 
 def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
@@ -258,40 +298,45 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
         raise TypeError(f"saved: expected what forward returned, got {type(saved).__name__}")
     arrays, layout, dtype, (T, B) = saved.arrays, saved.layout, saved.dtype, saved.sizes
     batch_first, unbatched = saved.batch_first, saved.unbatched
-    inputs, H, N = layout.sizes
-    S, L, D = layout.spec.states, layout.num_layers, layout.directions
+    N, L, D = layout.sizes[2], layout.num_layers, layout.directions
     if dy is not None:
         dy = arrays.plain("dy", dy, dtype)
         shape, axes = sequence_shape(T, B, N, batch_first, unbatched)
         if tuple(dy.shape) != shape:
             raise checks.wrong_shape("dy", axes, shape, tuple(dy.shape))
         dy = arrays.ready(time_major(dy, batch_first, unbatched), dtype)
-    dstates = None if dstate is None else read_state(arrays, "dstate", dstate, layout, B, unbatched, dtype)
+    last: Any = None
+    if dstate is not None:
+        last = by_pass(layout, read_state(arrays, "dstate", dstate, layout, B, unbatched, dtype))
 
-    dinitial = [arrays.empty((L * D, B, width), dtype) for width in layout.state_sizes]
+    whole = empty_states(arrays, layout, B, dtype)
+    dinitial = by_pass(layout, whole)
     grads = {name: arrays.empty(shape, dtype) for name, shape in layout.shapes.items()}
     for layer in reversed(range(L)):
-        dx = sequence_empty(arrays, T, B, N if layer else inputs, dtype, batch_first)
+        dx = sequence_empty(arrays, T, B, layout.features[layer], dtype, batch_first)
+        H = layout.widths[layer][0]
         for d in range(D):
             k = layer * D + d
             dweights = [grads[name] for name, _ in layout.passes[k]]
             saved.backend.backward(
                 saved.passes[k],
-                dy if dy is None or D == 1 else dy[:, :, d * H : d * H + H],
-                None if dstates is None else [s[k] for s in dstates],
+                dy if dy is None or D == 1 or layout.merge == "sum" else dy[:, :, d * H : d * H + H],
+                None if last is None else [s[k] for s in last],
                 dx,
                 d == 1,
                 [s[k] for s in dinitial],
                 *(dweights if layout.bias else [*dweights, None, None]),
                 **{f"d{argument}": grads[name] for argument, (name, _) in layout.extras[k].items()},
             )
+            factor = saved.factors[k]
+            if factor is not None:
+                dweights[1] *= factor
         dropped = saved.dropped[layer]
         if dropped is not None:
             dx *= dropped
         dy = dx
-    if unbatched:
-        dinitial = [s[:, 0] for s in dinitial]
-    return Gradients(original(dx, batch_first, unbatched), dinitial[0] if S == 1 else tuple(dinitial), grads)
+    learned_gradients(layout, dinitial if saved.learned else None, grads)
+    return Gradients(original(dx, batch_first, unbatched), result(whole, unbatched), grads)
 
 
 def gates(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:
@@ -303,7 +348,7 @@ def states(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]
     """The states after every step of one layer of the kernels, in the form of `gates`."""
     kept = [kept.states() for kept in passes_of(saved, layer)]
     found = by_name(saved, kept, names[1:], 1)
-    return by_name(saved, [a[..., : saved.layout.sizes[1]] for a in kept], names[:1]) | found
+    return by_name(saved, [a[..., : saved.layout.widths[layer][0]] for a in kept], names[:1]) | found
 
 
 def passes_of(saved: Saved, layer: int) -> list[Any]:
@@ -343,23 +388,6 @@ def sequence_empty(arrays: Any, T: int, B: int, N: int, dtype: Any, batch_first:
     """Memory for a sequence (T, B, N) that is contiguous in the caller's layout."""
     empty: Array = arrays.empty((B, T, N) if batch_first else (T, B, N), dtype)
     return empty.swapaxes(0, 1) if batch_first else empty
-
-
-def read_state(
-    arrays: Any, name: str, state: State, layout: Layout, B: int, unbatched: bool, dtype: Any
-) -> tuple[Array, ...]:
-    """A state, checked, as arrays (num_layers·directions, B, H)."""
-    rows, H = layout.num_layers * layout.directions, layout.hidden_size
-    more = {"proj_size": layout.proj_size} if layout.proj_size else {}
-    if unbatched:
-        states = arrays.states(
-            name, state, layout.spec.states, (rows, H), "(num_layers*directions, H)", dtype, **more
-        )
-        return tuple(s[:, None] for s in states)
-    checked: tuple[Array, ...] = arrays.states(
-        name, state, layout.spec.states, (rows, B, H), "(num_layers*directions, B, H)", dtype, **more
-    )
-    return checked
 
 
 def regularized(

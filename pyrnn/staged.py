@@ -10,6 +10,7 @@ import numpy as np
 
 from pyrnn import stacking
 from pyrnn.layout import Array
+from pyrnn.states import built, by_pass, learned_states, memory_of
 
 
 class StagedStream:
@@ -24,8 +25,7 @@ class StagedStream:
     def __init__(self, layer: Any, batch_size: int) -> None:
         self.layer, self.batch_size = layer, batch_size
         self.reload()
-        rows, widths = (layer.num_layers, batch_size), layer._layout.state_sizes
-        self.states = [np.zeros((*rows, width), layer.dtype) for width in widths]
+        self.states = self.initial()
 
     def reload(self, layers: Any = None) -> None:
         """Read the weights again; the states stay."""
@@ -33,6 +33,18 @@ class StagedStream:
         layer._backend.arrays.weights(layer._layout, layer.params, layer.dtype)  # checks them
         layer._backend.arrays.extras(layer._layout, layer.params, layer.dtype)
         self.params = {name: np.array(a) for name, a in layer.params.items()}
+
+    def initial(self) -> list[Any]:
+        """Zeros, or the initial states that are parameters."""
+        layer, layout = self.layer, self.layer._layout
+        arrays, B = layer._backend.arrays, self.batch_size
+        states = built(layout, lambda rows, width: np.zeros((rows, B, width), layer.dtype))
+        if layout.initial:
+            learned = learned_states(arrays, layout, self.params, B, layer.dtype)
+            for rows, values in zip(by_pass(layout, states), learned, strict=True):
+                for row, value in zip(rows, values, strict=True):
+                    row[...] = value
+        return states
 
     def step(self, x: Array, out: Array | None = None) -> Array:
         """One step: x (B, I), or (I,) when B is 1, to y of the same form."""
@@ -74,19 +86,27 @@ class StagedStream:
             self.params,
             zoneout=layer.zoneout,
             compute_dtype=layer.compute_dtype,
+            variation=layer._variation,
         )
-        self.states = list(final) if isinstance(final, tuple) else [final]
+        self.states = [final] if len(states) == 1 else list(final)
         return cast(Array, y[:, 0] if plain else y)
 
-    def get_state(self) -> list[Array]:
+    def get_state(self) -> list[Any]:
         """One array (num_layers, B, H) for each state."""
-        return [np.array(s) for s in self.states]
+        return [copied(s) for s in self.states]
 
-    def set_state(self, states: list[Array]) -> None:
+    def set_state(self, states: list[Any]) -> None:
         """Replace them."""
-        self.states = [np.array(s) for s in states]
+        self.states = [copied(s) for s in states]
 
     def reset(self, rows: Sequence[int] | None = None) -> None:
-        """Zeros for these sequences, or all."""
-        for s in self.states:
-            s[:, slice(None) if rows is None else list(rows)] = 0
+        """The initial states for these sequences, or all."""
+        chosen = slice(None) if rows is None else list(rows)
+        for s, start in zip(self.states, self.initial(), strict=True):
+            for a, value in zip(memory_of(s), memory_of(start), strict=True):
+                a[:, chosen] = value[:, chosen]
+
+
+def copied(state: Any) -> Any:
+    """A state, or a tuple of one for each layer, in memory of its own."""
+    return tuple(map(np.array, state)) if isinstance(state, tuple) else np.array(state)

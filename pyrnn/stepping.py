@@ -11,7 +11,7 @@ from pyrnn import checks, decoding, searching
 from pyrnn.attending import Memory
 from pyrnn.layout import Array
 from pyrnn.searching import Hypotheses
-from pyrnn.stacking import State
+from pyrnn.states import State
 from pyrnn.storing import Stored
 
 

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pyrnn import _core, checks
 from pyrnn.layout import Array
-from pyrnn.stacking import State, read_state
 from pyrnn.staged import StagedStream
+from pyrnn.states import State, read_state
 
 if TYPE_CHECKING:
     from pyrnn.recurrent import Recurrent
@@ -57,7 +57,7 @@ class Stream:
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
         self._core: Any
-        if layer._layout.staged:
+        if layer._layout.staged or layer._layout.ragged or layer._layout.initial:
             self._core = StagedStream(layer, self.batch_size)
         else:
             self._core = _core.Stream(
@@ -101,7 +101,7 @@ class Stream:
     def state(self) -> State:
         """A copy of the current state, arrays (num_layers, B, H) as the layer's state; settable."""
         state = tuple(self._core.get_state())
-        return state[0] if len(state) == 1 else state
+        return cast(State, state[0] if len(state) == 1 else state)
 
     @state.setter
     def state(self, state: State) -> None:
@@ -115,7 +115,7 @@ class Stream:
         )
 
     def reset(self, rows: Sequence[int] | Array | None = None) -> None:
-        """Back to the zero state.
+        """Back to the zero state, or to the initial states that are parameters.
 
         Parameters
         ----------

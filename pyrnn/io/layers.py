@@ -10,6 +10,7 @@ from typing import Any
 from pyrnn import checks
 from pyrnn.io.safetensors import load_safetensors, save_safetensors
 from pyrnn.layout import Array, layout_from
+from pyrnn.options import Chosen
 
 KEY = "pyrnn"
 
@@ -86,10 +87,15 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     zoneout = config.get("zoneout", 0.0)
     options["zoneout"] = tuple(zoneout) if isinstance(zoneout, list) else zoneout
     # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
-    layout = layout_from(KERNELS.spec(cell), tensors)
+    merge = checks.choice("merge", config.get("merge", "concat"), ("concat", "sum"))
+    layout = layout_from(KERNELS.spec(cell), tensors, merge)
     checks.state_dict(layout, tensors)
     options |= {"bias": layout.bias, "layer_norm": layout.layer_norm, "bidirectional": layout.directions == 2}
     options["proj_size"] = layout.proj_size
+    options["merge"] = merge
+    names = set(Chosen._fields) - {"merge", "learn_initial_state"}
+    options |= {name: config[name] for name in names & set(config)}
+    options["learn_initial_state"] = bool(layout.initial)
     options["dtype"] = tensors["weight_ih_l0"].dtype
     sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
     layer: Any

@@ -14,7 +14,8 @@ from pyrnn.reference.attention import forward as attend
 from pyrnn.reference.cells import cells
 from pyrnn.reference.decoder import Loop
 from pyrnn.reference.sequence import backward, forward
-from pyrnn.stacking import Backend, Saved, State
+from pyrnn.stacking import Backend
+from pyrnn.states import State
 
 REFERENCE = Backend(cells(), forward, backward, (*FLOATS, np.dtype(np.complex128)))
 
@@ -35,7 +36,7 @@ def sequence_forward(
     *,
     training: bool = True,
     **options: Any,
-) -> tuple[Array, State, Saved]:
+) -> Any:
     """`pyrnn.functional.sequence_forward` in NumPy, in float32, float64 or complex128."""
     return stacking.from_names(REFERENCE, cell, x, state, params, training, save=True, **options)
 
@@ -48,9 +49,9 @@ def sequence(
     *,
     training: bool = False,
     **options: Any,
-) -> tuple[Array, State]:
+) -> Any:
     """`pyrnn.functional.sequence` in NumPy, in float32, float64 or complex128."""
-    return stacking.from_names(REFERENCE, cell, x, state, params, training, **options)[:2]
+    return stacking.from_names(REFERENCE, cell, x, state, params, training, **options)[:-1]
 
 
 def attention_forward(

@@ -13,6 +13,7 @@ import numpy as np
 
 from pyrnn.layout import Array, Layout
 from pyrnn.reference.functional import REFERENCE, sequence, sequence_backward, sequence_forward
+from pyrnn.states import built, result
 
 STEP = 1e-30
 
@@ -23,12 +24,14 @@ def gradcheck(
     time: int = 3,
     batch: int = 2,
     input_size: int = 2,
-    hidden_size: int = 2,
+    hidden_size: int | tuple[int, ...] = 2,
     num_layers: int = 1,
     bidirectional: bool = False,
     bias: bool = True,
     layer_norm: bool = False,
     proj_size: int = 0,
+    learn_initial_state: bool = False,
+    merge: str = "concat",
     initial_state: bool = True,
     dropout: float = 0.0,
     seed: int = 0,
@@ -39,8 +42,8 @@ def gradcheck(
 ) -> float:
     """Compare the gradients of a random problem with the complex step, for every element of every input.
 
-    The loss is a sum of y and of the final states with random weights. Inputs are x, the initial states and
-    every parameter; the dropout masks are the same in every evaluation.
+    The loss is a sum of y and of the final states with random weights.
+    Inputs are x, the initial states and every parameter; the dropout masks are the same in every evaluation.
 
     Parameters
     ----------
@@ -48,7 +51,7 @@ def gradcheck(
         A registered name.
     time, batch, input_size, hidden_size, num_layers, proj_size : int
         Sizes of the problem.
-    bidirectional, bias, layer_norm, initial_state : bool
+    bidirectional, bias, layer_norm, learn_initial_state, merge, initial_state
         Options of the problem; without `initial_state` it starts from zeros.
     dropout : float
         Between layers.
@@ -60,7 +63,7 @@ def gradcheck(
         What computes the gradients under test: the reference, or `pyrnn.functional.sequence_forward` and
         `sequence_backward`.
     **options
-        `lengths`, `mask`, `resets`, `reset_to`, as in `sequence_forward`.
+        `lengths`, `mask`, `resets`, `reset_to`, `weight_dropout` …, as in `sequence_forward`.
 
     Returns
     -------
@@ -80,24 +83,29 @@ def gradcheck(
     """
     spec, directions = REFERENCE.spec(cell), 1 + bidirectional
     more: dict[str, Any] = {"layer_norm": layer_norm, "proj_size": proj_size}
+    more |= {"learned": learn_initial_state, "merge": merge}
     layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias, **more)
     rng = np.random.Generator(np.random.Philox(seed))
-    rows, features = num_layers * directions, layout.sizes[2]
     inputs = {"x": rng.normal(size=(time, batch, input_size))}
+
+    def states(*axes: int) -> Any:
+        return result(built(layout, lambda rows, width: rng.normal(size=(rows, *axes, width))), False)
+
     if initial_state:
-        inputs |= {f"state[{k}]": rng.normal(size=(rows, batch, n)) for k, n in enumerate(layout.state_sizes)}
+        inputs |= flat("state", states(batch))
     inputs |= {name: rng.normal(size=shape) for name, shape in layout.shapes.items()}
-    dy = rng.normal(size=(time, batch, features))
-    dstate = [rng.normal(size=(rows, batch, n)) for n in layout.state_sizes]
+    dy = rng.normal(size=(time, batch, layout.sizes[2]))
+    dstate = states(batch)
+    outputs: dict[str, Any] = {"y": dy, **flat("state", dstate)}
 
     def problem(values: dict[str, Array]) -> dict[str, Any]:
-        states = tuple(values[f"state[{k}]"] for k in range(spec.states)) if initial_state else (None,)
         return {
             "cell": cell,
             "x": values["x"],
-            "state": states[0] if len(states) == 1 else states,
+            "state": shaped(values, "state", dstate) if initial_state else None,
             "params": {name: values[name] for name in layout.shapes},
             "dropout": dropout,
+            "merge": merge,
             "rng": np.random.Generator(np.random.Philox(seed + 1)),
             "training": True,
             **options,
@@ -110,15 +118,13 @@ def gradcheck(
         element[index] = value + 1j * STEP
         y, final = sequence(**problem(complex_inputs))
         element[index] = value
-        finals = (final,) if spec.states == 1 else final
-        pairs = zip((dy, *dstate), (y, *finals), strict=True)
-        return float(sum(np.sum(weight * value.imag) for weight, value in pairs) / STEP)
+        made = {"y": y}
+        made |= flat("state", final)
+        return float(sum(np.sum(outputs[name] * a.imag) for name, a in made.items()) / STEP)
 
     saved = forward(**problem(inputs))[-1]
-    grads = backward(saved, dy, dstate[0] if spec.states == 1 else tuple(dstate))
-    given = {"x": grads.x, **grads.params}
-    for k, ds in enumerate((grads.state,) if spec.states == 1 else grads.state):
-        given[f"state[{k}]"] = ds
+    grads = backward(saved, dy, dstate)
+    given = {"x": grads.x, **grads.params, **flat("state", grads.state)}
 
     worst = 0.0
     for name, a in complex_inputs.items():
@@ -134,3 +140,17 @@ def gradcheck(
             )
         worst = max(worst, float(error.max(initial=0)))
     return worst
+
+
+def flat(name: str, state: Any) -> dict[str, Array]:
+    """The arrays of a state by name."""
+    if not isinstance(state, tuple):
+        return {name: state}
+    return {label: a for k, part in enumerate(state) for label, a in flat(f"{name}[{k}]", part).items()}
+
+
+def shaped(values: dict[str, Array], name: str, like: Any) -> Any:
+    """The arrays of that name in the structure of another state."""
+    if not isinstance(like, tuple):
+        return values[name]
+    return tuple(shaped(values, f"{name}[{k}]", part) for k, part in enumerate(like))

@@ -11,7 +11,8 @@ import numpy as np
 import pyrnn
 from pyrnn.layout import Array
 from pyrnn.optim import FlatBuffer
-from pyrnn.stacking import State, dropout_mask
+from pyrnn.stacking import dropout_mask
+from pyrnn.states import State
 
 #: Mean loss of scores (B, O) and targets, and its gradient (B, O).
 Loss: TypeAlias = Callable[[Array, Array], tuple[float, Array]]
