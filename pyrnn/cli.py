@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `pyrnn info`, `check`, `bench`, and the examples, `charlm` to `gradients`.
+"""The command line: `pyrnn info`, `check`, `bench`, `convert`, and the examples, `charlm` to `gradients`.
 
 Every command imports what it needs when it runs.
 """
@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from pyrnn.cli_bench import add_bench
 from pyrnn.cli_captions import add_captions
+from pyrnn.cli_convert import add_convert
 from pyrnn.cli_options import add_config, given
 from pyrnn.cli_translate import add_translate
 from pyrnn.cli_variants import add_variants
@@ -112,6 +113,7 @@ def parser() -> argparse.ArgumentParser:
     add_captions(commands)
     add_variants(commands)
     add_bench(commands)
+    add_convert(commands)
     return top
 
 

@@ -12,12 +12,17 @@ from pyrnn import cli
 from pyrnn.examples.config import CaptionsConfig, Config, Options, TranslateConfig
 
 ROOT = Path(__file__).parent.parent
-CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN = (
-    ROOT / "docs" / f"{name}.md" for name in ("charlm", "attention", "captions", "pytorch", "sklearn")
+CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN, CONVERTING = (
+    ROOT / "docs" / f"{name}.md"
+    for name in ("charlm", "attention", "captions", "pytorch", "sklearn", "converting")
 )
-PAGES = [path for path in (ROOT / "README.md", CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN) if path.exists()]
+PAGES = [
+    path
+    for path in (ROOT / "README.md", CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN, CONVERTING)
+    if path.exists()
+]
 #: What a page that says so needs.
-NEEDS = {"import torch": "torch", "import pyrnn.sklearn": "sklearn"}
+NEEDS = {"import torch": "torch", "import onnx": "onnx", "import pyrnn.sklearn": "sklearn"}
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
