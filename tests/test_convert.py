@@ -130,7 +130,7 @@ REFUSED = {
     "no such layer": (
         ["a.safetensors", "b.onnx"],
         lambda: (needed(".onnx"), pyrnn.LSTM(3, 5, proj_size=2).save("a.safetensors")),
-        "proj_size: expected 0, got 2",
+        "proj_size: expected 0, which ONNX has, got 2",
     ),
     "part": (
         ["a.safetensors", "b.onnx", "--layer", "c"],

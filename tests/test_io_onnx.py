@@ -138,16 +138,41 @@ def test_what_the_model_fixes() -> None:
     assert pyrnn.io.from_onnx(zeros, constants=True)[1] == {}
 
 
-def test_a_model_that_pytorch_exports(runtime: None) -> None:
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
-    module = torch.nn.LSTM(D, H, 2, batch_first=True, bidirectional=True).eval()
-    x, file = torch.randn(4, 6, D), io.BytesIO()
+def exported(torch: Any, module: Any, x: Any) -> bytes:
+    """A model of the exporter that traces."""
+    file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a batch size that the exporter fixes, and of its age
         torch.onnx.export(module, (x,), file, dynamo=False, opset_version=14)
-    layer = pyrnn.io.from_onnx(file.getvalue())
+    return file.getvalue()
+
+
+def test_a_model_that_pytorch_exports(runtime: None) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+    module = torch.nn.LSTM(D, H, 2, batch_first=True, bidirectional=True).eval()
+    x = torch.randn(4, 6, D)
+    layer = pyrnn.io.from_onnx(exported(torch, module, x))
     assert repr(layer) == f"LSTM({D}, {H}, num_layers=2, batch_first=True, bidirectional=True)"
     assert max_error(layer(x.numpy())[0], module(x)[0].detach().numpy()) < ONNX_RUNTIME
+
+
+def test_layers_of_two_sizes_that_pytorch_exports(runtime: None) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
+
+    class Two(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = torch.nn.GRU(D, 7), torch.nn.GRU(7, H)
+
+        def forward(self, x: Any) -> Any:
+            return self.b(self.a(x)[0])[0]
+
+    module, x = Two().eval(), torch.randn(6, 4, D)
+    layer = pyrnn.io.from_onnx(exported(torch, module, x))
+    assert repr(layer) == f"GRU({D}, (7, {H}), num_layers=2)"
+    assert max_error(layer(x.numpy())[0], module(x).detach().numpy()) < ONNX_RUNTIME
+    with pytest.raises(ValueError, match="hidden_size: expected one for all layers, which ONNX has"):
+        pyrnn.io.to_onnx(layer)
 
 
 def test_one_of_several_nodes() -> None:

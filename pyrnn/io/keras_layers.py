@@ -13,6 +13,7 @@ import numpy as np
 
 from pyrnn.io.gates import KERAS, layer_name, ours, theirs
 from pyrnn.io.layers import recurrent
+from pyrnn.io.refusing import refuse
 from pyrnn.layout import Array
 
 #: Keras's class for each cell that it has.
@@ -85,6 +86,11 @@ def from_keras(layer: Any, name: str | None = None) -> Any:
     levels = [level for part in chosen for level in levels_of(keras, part)]
     if len({len(level) for level in levels}) > 1:
         raise ValueError("layer: expected a stack in one direction or in both, got both kinds; give name=")
+    merges = {getattr(part, "merge_mode", "concat") for part in chosen}
+    if len(merges) > 1:
+        raise ValueError(
+            f"merge_mode: expected one for the stack, got {', '.join(sorted(merges))}; give name="
+        )
     tensors: dict[str, Array] = {}
     cells, rates = set(), set()
     for k, level in enumerate(levels):
@@ -99,6 +105,7 @@ def from_keras(layer: Any, name: str | None = None) -> Any:
         )
     cell = cells.pop()
     config = {"cell": cell, "batch_first": True, "dropout": dropout, "recurrent_dropout": rates.pop()}
+    config["merge"] = merges.pop()
     return recurrent(layer_name(cell), config, tensors)
 
 
@@ -144,8 +151,8 @@ def sequential(keras: Any, model: Any) -> bool:
 def levels_of(keras: Any, layer: Any) -> list[list[Any]]:
     """Keras's cells of a layer: for each that is stacked, one or two directions."""
     if isinstance(layer, keras.layers.Bidirectional):
-        if layer.merge_mode != "concat":
-            raise ValueError(f"merge_mode: expected 'concat', got {layer.merge_mode!r}")
+        if layer.merge_mode not in ("concat", "sum"):
+            raise ValueError(f"merge_mode: expected 'concat' or 'sum', got {layer.merge_mode!r}")
         ways = [layer.forward_layer, layer.backward_layer]
         if [way.go_backwards for way in ways] != [False, True]:
             raise ValueError("layer: expected a forward and a backward layer in Bidirectional")
@@ -258,9 +265,7 @@ def to_keras(layer: Any) -> Any:
         raise TypeError(f"layer: expected a recurrent layer, got {type(layer).__name__}")
     if layer.cell not in CLASSES:
         raise ValueError(f"layer: expected one of the cells {', '.join(CLASSES)}, got {layer.cell!r}")
-    for name, default in (("zoneout", 0.0), ("layer_norm", False), ("proj_size", 0), ("reverse", False)):
-        if getattr(layer, name) != default:
-            raise ValueError(f"{name}: expected {default}, got {getattr(layer, name)}")
+    refuse(layer, "Keras", ("merge", "hidden_size"))
     keras = imported()
     made = [keras_layer(keras, layer, k) for k in range(layer.num_layers)]
     if len(made) == 1:
@@ -285,9 +290,9 @@ def keras_layer(keras: Any, layer: Any, level: int) -> Any:
         options["reset_after"] = layer.cell == "gru"
     if layer.cell == "rnn_relu":
         options["activation"] = "relu"
-    made = getattr(keras.layers, CLASSES[layer.cell])(layer.hidden_size, **options)
+    made = getattr(keras.layers, CLASSES[layer.cell])(layer._layout.units[level], **options)
     if layer.bidirectional:
-        made = keras.layers.Bidirectional(made, dtype=str(layer.dtype))
+        made = keras.layers.Bidirectional(made, merge_mode=layer.merge, dtype=str(layer.dtype))
     params = layer.state_dict()
     made.build((None, None, params[f"weight_ih_l{level}"].shape[1]))
     ways = [made.forward_layer, made.backward_layer] if layer.bidirectional else [made]

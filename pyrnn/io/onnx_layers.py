@@ -297,6 +297,10 @@ def given_by(graph: Graph, nodes: list[Node], parts: list[Part], layer: Any) -> 
     sizes = {a.shape[1] for part in parts for a in part.states.values()}
     if len(sizes) > 1:
         raise ValueError(f"model: expected initial states of one batch size, got {sorted(sizes)}")
+    if sizes and layer._layout.ragged:
+        raise ValueError(
+            "model: expected one hidden_size where initial states are constant, got several; give node="
+        )
     if sizes:
         zeros = np.zeros((1 + layer.bidirectional, sizes.pop(), layer.hidden_size))
         states = tuple(

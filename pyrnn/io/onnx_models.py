@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyrnn.io.gates import ONNX, theirs
+from pyrnn.io.refusing import refuse
 from pyrnn.io.safetensors import write_atomically
 from pyrnn.layout import Array
 
@@ -76,9 +77,8 @@ def to_onnx(
         raise TypeError(f"layer: expected a recurrent layer, got {type(layer).__name__}")
     if layer.cell not in OPERATORS:
         raise ValueError(f"layer: expected one of the cells {', '.join(OPERATORS)}, got {layer.cell!r}")
-    for name, default in (("zoneout", 0.0), ("layer_norm", False), ("proj_size", 0)):
-        if getattr(layer, name) != default:
-            raise ValueError(f"{name}: expected {default}, got {getattr(layer, name)}")
+    # What acts in training alone does not matter to a model of inference.
+    refuse(layer, "ONNX", ("reverse", "weight_dropout", "recurrent_dropout_kind"))
     model = Builder(layer, lengths, state).model()
     if path is not None:
         write_atomically(path, [model.SerializeToString()])

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pyrnn.io.gates import layer_name
 from pyrnn.io.layers import recurrent
+from pyrnn.io.refusing import refuse
 from pyrnn.layout import Array
 
 if TYPE_CHECKING:
@@ -152,8 +153,7 @@ def module_of(layer: Any) -> Any:
     """A recurrent module whose parameters are still to be loaded."""
     import torch
 
-    if layer.reverse:
-        raise ValueError("reverse: expected False, got True: PyTorch reads in reverse beside forward alone")
+    refuse(layer, "PyTorch", ("zoneout", "layer_norm", "proj_size"))
     options: dict[str, Any] = {}
     for name, default in (("zoneout", 0.0), ("recurrent_dropout", 0.0), ("layer_norm", False)):
         if getattr(layer, name) != default:
