@@ -11,15 +11,11 @@ import numpy as np
 
 from pyrnn.bench.peers.peer import Peer
 from pyrnn.bench.problem import Problem
+from pyrnn.io.keras_layers import CLASSES, weights_of
 from pyrnn.layout import Array
 
-#: The layer, which slot of PyTorch's comes first, second, …, and its options.
-LAYERS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    "lstm": ("LSTM", (0, 1, 2, 3), {}),
-    "gru": ("GRU", (1, 0, 2), {"reset_after": True}),
-    "rnn_tanh": ("SimpleRNN", (0,), {}),
-    "rnn_relu": ("SimpleRNN", (0,), {"activation": "relu"}),
-}
+#: The options of each cell's layer.
+OPTIONS: dict[str, dict[str, Any]] = {"gru": {"reset_after": True}, "rnn_relu": {"activation": "relu"}}
 
 
 class Keras(Peer):
@@ -37,17 +33,10 @@ class Keras(Peer):
         import keras
 
         case, params = self.case, problem.params
-        kind, order, options = LAYERS[case.cell]
-
-        def gates(name: str) -> Array:
-            blocks = np.split(params[name], len(order))
-            return np.concatenate([blocks[k] for k in order])
-
+        kind, options = CLASSES[case.cell], OPTIONS.get(case.cell, {})
         layer = getattr(keras.layers, kind)(case.H, return_sequences=True, **options)
         layer.build((case.B, case.T, case.I))
-        biases = gates("bias_ih_l0"), gates("bias_hh_l0")
-        bias = np.stack(biases) if case.cell == "gru" else biases[0] + biases[1]
-        layer.set_weights([gates("weight_ih_l0").T, gates("weight_hh_l0").T, bias])
+        layer.set_weights(weights_of(case.cell, params, "_l0"))
         self.x = keras.ops.convert_to_tensor(np.ascontiguousarray(problem.x.swapaxes(0, 1)))
         self.backend = keras.backend.backend()
         if self.backend == "jax":

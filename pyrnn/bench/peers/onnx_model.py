@@ -9,15 +9,10 @@ import numpy as np
 
 from pyrnn.bench.formulas import states_of
 from pyrnn.bench.problem import Problem
+from pyrnn.io.gates import ONNX, theirs
+from pyrnn.io.onnx_models import OPERATORS
 from pyrnn.layout import Array
 
-#: The operator, and which slot of PyTorch's comes first, second, …: ONNX has i o f g and z r n.
-OPERATORS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
-    "lstm": ("LSTM", (0, 3, 1, 2), {}),
-    "gru": ("GRU", (1, 0, 2), {"linear_before_reset": 1}),
-    "rnn_tanh": ("RNN", (0,), {}),
-    "rnn_relu": ("RNN", (0,), {"activations": ["Relu"]}),
-}
 DIRECTIONS = {1: "forward", 2: "bidirectional"}
 
 
@@ -34,15 +29,14 @@ def model_of(problem: Problem) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     case, params = problem.case, problem.params
-    operator, order, options = OPERATORS[case.cell]
+    operator, options = OPERATORS[case.cell]
     attributes = {k: v * case.directions if isinstance(v, list) else v for k, v in options.items()}
     weights: dict[str, Array] = {"axes": np.array([1])} if case.layers > 1 else {}
     if problem.lengths is not None:
         weights["lengths"] = problem.lengths.astype(np.int32)
 
     def gates(kind: str, suffix: str) -> Array:
-        blocks = np.split(params[kind + suffix], len(order))
-        return np.concatenate([blocks[k] for k in order])
+        return theirs(params[kind + suffix], ONNX[case.cell])
 
     nodes, streams, before, lengths = [], state_names(problem), "x", "lengths" if "lengths" in weights else ""
     for layer in range(case.layers):
