@@ -6,7 +6,9 @@ python benchmarks/variants.py [THREADS]      a Markdown table
 
 import sys
 import time
+from functools import partial
 
+import loops
 import numpy as np
 import torch
 
@@ -19,46 +21,6 @@ OPTIONS = {
     "lstm, layer_norm": ("lstm", {"layer_norm": True}),
 }
 ROUNDS, REST = 9, 0.05
-
-
-def loop(cell, options, x, p):
-    """One layer's outputs by a loop of PyTorch's operations; None for cells that are not written here."""
-    w, r, b = p["weight_ih_l0"], p["weight_hh_l0"], p["bias_ih_l0"] + p["bias_hh_l0"]
-    H, ys = r.shape[1], []
-    h = c = x.new_zeros(x.shape[1], H)
-    inputs = torch.nn.functional.linear(x, w)
-    if options:
-        if "layer_norm" not in options:
-            return None
-        inputs = torch.nn.functional.layer_norm(inputs, (4 * H,), p["weight_ln_ih_l0"])
-    for a in inputs:
-        recurrent = h @ r[: 2 * H].T if cell == "gru_reset_before" else h @ r.T
-        if options:
-            recurrent = torch.nn.functional.layer_norm(recurrent, (4 * H,), p["weight_ln_hh_l0"])
-        if cell == "gru_reset_before":
-            reset, z = torch.sigmoid(a[:, : 2 * H] + recurrent + b[: 2 * H]).chunk(2, 1)
-            n = torch.tanh(a[:, 2 * H :] + (reset * h) @ r[2 * H :].T + b[2 * H :])
-            h = n + z * (h - n)
-            ys.append(h)
-            continue
-        gates = (a + recurrent + b).chunk(r.shape[0] // H, 1)
-        if cell == "lstm":
-            i, f, g, o = gates
-            c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        elif cell == "lstm_peephole":
-            pi, pf, po = p["weight_peephole_l0"]
-            i, f, g, o = gates
-            c = torch.sigmoid(f + pf * c) * c + torch.sigmoid(i + pi * c) * torch.tanh(g)
-            o = o + po * c
-        elif cell == "lstm_coupled":
-            i, g, o = gates
-            i = torch.sigmoid(i)
-            c = c + i * (torch.tanh(g) - c)
-        else:
-            return None
-        h = torch.sigmoid(o) * torch.tanh(c)
-        ys.append(h)
-    return torch.stack(ys)
 
 
 def timed(work):
@@ -83,18 +45,19 @@ def works(name, T, B, H):
     found = {"forward": lambda: layer.forward(x), "both": both}
     tensors = {key: torch.tensor(a, requires_grad=True) for key, a in layer.params.items()}
     tx = torch.tensor(x, requires_grad=True)
-    y = loop(cell, options, tx, tensors)
+    constants = pyrnn._core.cells()[cell]
+    loop = partial(loops.layer, cell, constants["states"], options, tx, tensors)
+    y = loop()
     if y is not None:
         assert np.abs(y.detach().numpy() - layer(x)[0]).max() < 1e-4
         ty = torch.tensor(dy)
 
         def torch_forward():
             with torch.no_grad():
-                loop(cell, options, tx, tensors)
+                loop()
 
         found |= {"loop forward": torch_forward}
-        found |= {"loop both": lambda: loop(cell, options, tx, tensors).backward(ty)}
-    constants = pyrnn._core.cells()[cell]
+        found |= {"loop both": lambda: loop().backward(ty)}
     products = 2 * T * B * H * H * (len(constants["from_x"]) + len(constants["from_h"]))
     return found, products
 

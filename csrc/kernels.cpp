@@ -45,9 +45,21 @@ CellInfo cell_info(const char* name) {
   static_assert(
       Cell::slots <= max_slots && Cell::states <= max_states && Cell::saved <= max_saved && Cell::params <= max_params,
       "the kernels' tables are that large");
-  return {name,         Cell::slots,        Cell::states,          Cell::saved,
-          Cell::params, FromX<Cell>::count, FromH<Cell>::count,    late_slots<Cell>,
-          Cell::from_x, Cell::from_h,       name_of_params<Cell>()};
+  static_assert(FromX<Cell>::count <= max_blocks && FromH<Cell>::count <= max_blocks, "so are the engine's");
+  return {name,
+          Cell::slots,
+          Cell::states,
+          Cell::saved,
+          Cell::params,
+          FromX<Cell>::count,
+          FromH<Cell>::count,
+          late_slots<Cell>,
+          late_reads<Cell>,
+          Cell::from_x,
+          Cell::from_h,
+          name_of_params<Cell>(),
+          is_ordered<Cell>,
+          is_staged_cell<Cell>};
 }
 
 template <class Cell, class T>
@@ -76,14 +88,14 @@ void point_backward(int64_t H, const void* params, const void* save, const void*
 // The engine's functions, bound to a cell. A layer is staged where its cell or its normalisation asks for that.
 template <class Cell>
 bool is_staged(const Weights& weights) {
-  return late_slots<Cell> || weights.norm_ih || weights.weight_hr;
+  return is_staged_cell<Cell> || weights.norm_ih || weights.weight_hr;
 }
 
 template <class Cell, class T, class P>
 CellKernels cell_kernels() {
   using S = ShapeOf<Cell>;
   using B = typename P::Backward;
-  constexpr bool fused = !late_slots<Cell>, plain = !P::prepared;
+  constexpr bool fused = !is_staged_cell<Cell>, plain = !P::prepared;
   CellKernels k{};
   k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
     if constexpr (fused && plain)

@@ -43,7 +43,8 @@ struct Schedule {
 };
 
 // The largest cell that the tables below have room for.
-constexpr int max_cells = 64, max_slots = 8, max_states = 4, max_saved = 8, max_params = 4;
+constexpr int max_cells = 64, max_slots = 8, max_states = 5, max_saved = 8, max_params = 4;
+constexpr int max_blocks = 16;  // of H rows of a weight: from_x, from_h
 
 // Bytes that the caller provides for a call, 64-byte aligned.
 struct Memory {
@@ -107,9 +108,12 @@ struct StreamLayer {
 struct CellInfo {
   const char* name;
   int slots, states, saved, params, from_x_count, from_h_count;
-  int late;  // the last so many of from_h do not read h, but what the cell makes of the other slots and h
+  int late;   // the last so many of from_h do not read h, but what the cell makes of the other slots and the states
+  int reads;  // how many vectors that is
   const int *from_x, *from_h;
   const char* param_name;  // what the array of per-unit parameters is called; empty without any
+  bool ordered;            // a weight of h counts only towards units whose first parameter is not larger
+  bool staged;             // its step is no plain product of h: no streams, decoders or CUDA kernels of it
 };
 
 struct CellKernels {

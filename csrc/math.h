@@ -88,6 +88,12 @@ PYRNN_FN Vec<float> positive(Vec<float> x) { return max(Vec<float>{}, x); }
 PYRNN_FN Vec<double> positive(Vec<double> x) { return max(Vec<double>{}, x); }
 PYRNN_FN Vec<float> where_positive(Vec<float> y, Vec<float> then) { return y > 0 ? then : Vec<float>{}; }
 PYRNN_FN Vec<double> where_positive(Vec<double> y, Vec<double> then) { return y > 0 ? then : Vec<double>{}; }
+PYRNN_FN Vec<float> where_positive(Vec<float> y, Vec<float> then, Vec<float> otherwise) {
+  return y > 0 ? then : otherwise;
+}
+PYRNN_FN Vec<double> where_positive(Vec<double> y, Vec<double> then, Vec<double> otherwise) {
+  return y > 0 ? then : otherwise;
+}
 
 }  // namespace PYRNN_ISA_NAMESPACE
 }  // namespace pyrnn

@@ -23,6 +23,10 @@ template <class V>
 PYRNN_FN V where_positive(V y, V then) {
   return y > 0 ? then : V(0);
 }
+template <class V>
+PYRNN_FN V where_positive(V y, V then, V otherwise) {
+  return y > 0 ? then : otherwise;
+}
 
 // v + d·ε with ε² = 0: running a cell's forward on it gives the exact directional derivative.
 struct Dual {
@@ -42,6 +46,7 @@ PYRNN_FN Dual tanh(Dual a) {
   return {::tanh(a.v), a.d / (c * c)};
 }
 PYRNN_FN Dual reciprocal(Dual a) { return {1 / a.v, -a.d / (a.v * a.v)}; }
+PYRNN_FN Dual where_positive(Dual y, Dual then, Dual otherwise) { return y.v > 0 ? then : otherwise; }
 PYRNN_FN Dual positive(Dual a) { return 0 > a.v ? Dual{0, 0} : a; }
 
 }  // namespace PYRNN_ISA_NAMESPACE

@@ -62,7 +62,7 @@ def weights(layout: Layout, params: Any, dtype: np.dtype[Any]) -> list[list[Arra
             if type(a) is not np.ndarray or a.shape != shape or a.dtype != dtype or not a.flags.carray:
                 a = weight(layout, params, name, dtype)
             arrays.append(a)
-        passes.append(arrays if layout.bias else [*arrays, None, None])
+        passes.append(layout.in_order(arrays))
     return passes
 
 
@@ -264,6 +264,8 @@ def projection(proj_size: Any, spec: Spec, hidden_size: int) -> int:
     """Numbers that h is projected to, less than there are units; 0 is none."""
     if integer("proj_size", proj_size, 0) and spec.states < 2:
         raise ValueError(f"proj_size: expected 0, because {spec.name} has no state beside h, got {proj_size}")
+    if proj_size and spec.staged:
+        raise ValueError(f"proj_size: expected 0, because {spec.name} reads more than h, got {proj_size}")
     if proj_size >= hidden_size:
         raise ValueError(f"proj_size: expected less than hidden_size = {hidden_size}, got {proj_size}")
     return int(proj_size)

@@ -143,14 +143,14 @@ def decoder_shapes(spec: Spec, sizes: Sizes, bias: bool, layer: bool) -> Shapes:
 
 def cell_names(spec: Spec) -> tuple[str, ...]:
     """Names of the cell's parameters in the order of a back end's `weights`."""
-    return (*KINDS, f"weight_{spec.param_name}")
+    return (*(kind if kind in spec.kinds else "" for kind in KINDS), f"weight_{spec.param_name}")
 
 
 def read_sizes(
     spec: Spec, x: Array, memory: Array, params: Mapping[str, Any], input_feed: bool, query: str
 ) -> tuple[Sizes, bool]:
     """The sizes that x, the memory and the parameters tell, and whether there is an attention layer."""
-    rows = f"{spec.from_h}*H" if spec.from_h > 1 else "H"
+    rows = f"{spec.from_h}*H" if spec.from_h > 1 else "H" if spec.from_h else str(spec.params)
     H, layer = scoring.extent(params, "weight_hh", (rows, "H"))[1], None
     if "weight_attention" in params:
         layer = scoring.extent(params, "weight_attention", ("O", "M + H"))[0]

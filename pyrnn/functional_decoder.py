@@ -77,7 +77,7 @@ class Native:
             lengths=lengths, mask=mask, query=query, input_feed=input_feed, feed=feed, previous=previous,
             coverage=coverage, save=save,
         )  # fmt: skip
-        if attention.get("local") == "p" or self.loop.cells.spec(cell).late:
+        if attention.get("local") == "p" or self.loop.cells.spec(cell).staged:
             return self.loop.forward(cell, x, keys, values, states, weights, layer, attention, **options)
         (B, T, _), (Tk, M), H, dtype = x.shape, values.shape[1:], states[0].shape[1], x.dtype
         score, params = attention["score"], attention["params"]

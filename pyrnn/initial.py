@@ -26,7 +26,7 @@ def initial_params(
     -------
     dict of arrays
         Uniform in ±1/√H, PyTorch's convention; the gains of normalisation are ones, what it adds and learned
-        initial states zeros.
+        initial states zeros, and periods as `periods` has them.
 
     Raises
     ------
@@ -39,26 +39,37 @@ def initial_params(
             params[name] = np.ones(shape)
         elif name.startswith("bias_ln") or name[0] not in "wb":
             params[name] = np.zeros(shape)
+        elif name.startswith("weight_period"):
+            params[name] = periods(shape[1])[None]
         else:
             match = re.search(r"_l([0-9]+)", name)
             bound = layout.units[int(match[1]) if match else 0] ** -0.5
             params[name] = rng.uniform(-bound, bound, shape)
     if forget_bias is not None:
-        place = forget_gate(layout)
-        for names in layout.passes:
-            for (name, shape), value in zip(names[2:], (forget_bias, 0.0), strict=True):
-                H = shape[0] // layout.spec.from_x
-                params[name][place * H : place * H + H] = value
+        gates = forget_gates(layout)
+        for names, H in zip(layout.passes, np.repeat(layout.units, layout.directions), strict=True):
+            for (name, _), places, value in zip(names[2:], gates, (forget_bias, 0.0), strict=True):
+                for place in places:
+                    params[name][place * H : place * H + H] = value
     return params
 
 
-def forget_gate(layout: Layout) -> int:
-    """Where the forget gate stands among the blocks of the biases."""
+def periods(hidden_size: int, most: int = 8) -> Array:
+    """1, 2, 4, 8 … for as many groups of units, at most so many, as equal as can be: (H,), in float64."""
+    groups = min(most, hidden_size)
+    return np.asarray(2.0 ** (np.arange(hidden_size) * groups // hidden_size))
+
+
+def forget_gates(layout: Layout) -> tuple[list[int], list[int]]:
+    """Where the forget gate stands among the blocks of bias_ih and of bias_hh."""
     from pyrnn.reference.cells import registry
 
-    names = registry[layout.spec.name].gate_names
+    cell = registry[layout.spec.name]
+    names = cell.gate_names
     if "f" not in names:
         raise ValueError(f"forget_bias: expected None, because {layout.spec.name} has no forget gate")
     if not layout.bias:
         raise ValueError("forget_bias: expected None without bias")
-    return int(names.index("f"))
+    slot = cell.from_x[names.index("f")]
+    of_x, of_h = ([k for k, at in enumerate(slots) if at == slot] for slots in (cell.from_x, cell.from_h))
+    return of_x, of_h

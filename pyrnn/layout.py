@@ -14,6 +14,13 @@ Array: TypeAlias = np.ndarray[Any, np.dtype[Any]]
 
 KINDS = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 
+#: Names of the states, of the cells whose states are other than h and c.
+STATES = {
+    "slstm": ("h", "c", "n", "m"),
+    "lstm_gate_recurrence": ("h", "c", "i", "f", "o"),
+    "clockwork": ("h", "k"),
+}
+
 
 class Spec(NamedTuple):
     """Constants of a cell that decide shapes: states, slots that x and h add into, parameters of a unit."""
@@ -25,12 +32,23 @@ class Spec(NamedTuple):
     params: int = 0  # per-unit parameters, an array (params, H)
     param_name: str = ""
     late: int = 0  # the last so many of from_h do not read h itself
+    ordered: bool = False  # a weight of h counts only towards units whose first parameter is not larger
     roles: str = ""  # of the activations that may be chosen: f of the gates, g of the candidate, h of c
 
+    @property
+    def staged(self) -> bool:
+        """Whether a step is no plain product of h and the cell: more, or less."""
+        return self.late > 0 or self.from_h == 0 or self.ordered
 
-def state_letter(state: int) -> str:
-    """What a state is called in names of parameters: h, c, then s2, s3 …"""
-    return "hc"[state] if state < 2 else f"s{state}"
+    @property
+    def state_names(self) -> tuple[str, ...]:
+        """What the states are called, h first."""
+        return STATES.get(self.name, ("h", "c")[: self.states])
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The parameters of a product: without any of h those that end in `_hh` are missing."""
+        return KINDS if self.from_h else KINDS[::2]
 
 
 class Named(Protocol):
@@ -126,17 +144,18 @@ class Layout:
         #: size of every state's last axis, of the last layer
         self.state_sizes = self.widths[-1]
         #: whether a step is more than one product and the cell
-        self.staged = bool(spec.late or layer_norm or proj_size or cell_norm)
+        self.staged = bool(spec.staged or layer_norm or proj_size or cell_norm)
         self.num_layers, self.directions = num_layers, directions
         passes, extras, initial = [], [], []
         for layer, size in enumerate(self.units):
             inputs, h_size = self.features[layer], self.widths[layer][0]
             rows_x, rows_h = spec.from_x * size, spec.from_h * size
             shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, h_size), (rows_x,), (rows_h,)]
+            shapes = shapes if spec.from_h else shapes[::2]
             for way in range(directions):
                 suffix = (f"_l{layer}" + "_reverse" * way) * suffixes
                 passes.append(
-                    tuple((kind + suffix, shape) for kind, shape in zip(KINDS, shapes, strict=True))
+                    tuple((kind + suffix, shape) for kind, shape in zip(spec.kinds, shapes, strict=True))
                 )
                 named = f"weight_{spec.param_name}{suffix}"
                 more: dict[str, tuple[str, tuple[int, ...]]] = {}
@@ -144,7 +163,8 @@ class Layout:
                     more["params"] = (named, (spec.params, size))
                 if layer_norm:
                     more["norm_ih"] = ("weight_ln_ih" + suffix, (rows_x,))
-                    more["norm_hh"] = ("weight_ln_hh" + suffix, (rows_h,))
+                    if spec.from_h:
+                        more["norm_hh"] = ("weight_ln_hh" + suffix, (rows_h,))
                 if proj_size:
                     more["weight_hr"] = ("weight_hr" + suffix, (proj_size, size))
                 if cell_norm:
@@ -154,9 +174,9 @@ class Layout:
                 extras.append(more)
                 if learned:
                     widths = enumerate(self.widths[layer])
-                    initial.append([(f"{state_letter(s)}0{suffix}", (width,)) for s, width in widths])
+                    initial.append([(f"{spec.state_names[s]}0{suffix}", (width,)) for s, width in widths])
         #: ((name, shape), …) of every layer and direction, in the engine's order
-        self.passes = passes if bias else [names[:2] for names in passes]
+        self.passes = passes if bias else [names[: len(names) // 2] for names in passes]
         #: {argument: (name, shape)} of every layer and direction, for what only some cells have
         self.extras = extras
         #: [(name, shape), …] of the initial states of every layer and direction, if they are learned
@@ -168,6 +188,12 @@ class Layout:
             for name, shape in (*names, *more.values())
         } | {name: shape for states in initial for name, shape in states}
         self.count = len(self.shapes)
+
+    def in_order(self, arrays: list[Any]) -> list[Any]:
+        """What belongs to the names of a pass as weight_ih, weight_hh, bias_ih, bias_hh; None for no such."""
+        found = iter(arrays)
+        kinds = self.spec.kinds if self.bias else self.spec.kinds[: len(self.spec.kinds) // 2]
+        return [next(found) if kind in kinds else None for kind in KINDS]
 
     def axes(self, name: str) -> str:
         """The shape of a parameter in symbols, as the documentation writes it: `(4*H, I)`."""
@@ -240,7 +266,8 @@ def units_of(spec: Spec, params: Mapping[Any, Any], first: int) -> int | tuple[i
     units = [first]
     for layer in range(1, structure(tuple(params))[0]):
         counts = set()
-        for side, rows in (("ih", spec.from_x), ("hh", spec.from_h)):
+        sides = (("ih", spec.from_x), ("hh", spec.from_h))
+        for side, rows in sides if spec.from_h else sides[:1]:
             a = params.get(f"weight_{side}_l{layer}")
             if not isinstance(a, np.ndarray) or a.ndim != 2 or len(a) < rows or len(a) % rows:
                 return first  # the checks of the shapes say what is wrong
@@ -264,14 +291,16 @@ def layout_from(spec: Spec, params: Any, merge: str = "concat") -> Layout:
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
     sizes = []
-    for kind, rows, axis in (("weight_ih_l0", spec.from_x, 1), ("weight_hh_l0", spec.from_h, 0)):
+    # Without a product of h, weight_hh is an array (params, H).
+    of_h = (spec.from_h, 0) if spec.from_h else (spec.params, 1)
+    for kind, rows, axis, columns in (("weight_ih_l0", spec.from_x, 1, "I"), ("weight_hh_l0", *of_h, "H")):
         a = params.get(kind)
         if a is None:
             raise ValueError(f"params: expected {kind!r}, got no such name")
         if not isinstance(a, np.ndarray):
             raise TypeError(f"{kind}: expected a NumPy array, got {type(a).__name__}")
-        columns = "I" if axis else "H"
-        expected = f"({rows}*H, {columns})" if rows > 1 else f"(H, {columns})"
+        symbol = f"{rows}*H" if rows > 1 else "H"
+        expected = f"({symbol if spec.from_h or columns == 'I' else rows}, {columns})"
         if a.ndim != 2 or a.shape[axis] < (1 if axis else rows):
             raise ValueError(f"{kind}: expected shape {expected} with positive sizes, got {a.shape}")
         sizes.append(a.shape[1] if axis else a.shape[0] // rows)
@@ -281,6 +310,8 @@ def layout_from(spec: Spec, params: Any, merge: str = "concat") -> Layout:
         return layout_of(spec, tuple(params), sizes[0], units, 0, merge)
     if spec.states < 2:
         raise ValueError(f"params: expected no 'weight_hr_l0', because {spec.name} has no state beside h")
+    if spec.staged:
+        raise ValueError(f"params: expected no 'weight_hr_l0', because {spec.name} reads more than h")
     if not isinstance(projection, np.ndarray):
         raise TypeError(f"weight_hr_l0: expected a NumPy array, got {type(projection).__name__}")
     if projection.ndim != 2 or not 1 <= len(projection) < sizes[1]:

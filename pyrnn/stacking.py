@@ -62,6 +62,7 @@ class Backend:
                 cell["params"],
                 cell["param_name"],
                 cell["late"],
+                cell["ordered"],
                 cell.get("roles", ""),
             )
             for name, cell in cells.items()
@@ -255,7 +256,7 @@ def forward(
         for d in range(D):
             k = layer * D + d
             factor = None
-            if weight_dropout and rng is not None:
+            if weight_dropout and rng is not None and weights[k][1] is not None:
                 factor = arrays.made(dropout_mask(rng, weights[k][1].shape, weight_dropout), dtype)
                 weights[k][1] = weights[k][1] * factor
             adds = d == 1 and layout.merge == "sum"
@@ -325,7 +326,7 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
                 dx,
                 d == 1,
                 [s[k] for s in dinitial],
-                *(dweights if layout.bias else [*dweights, None, None]),
+                *layout.in_order(dweights),
                 **{f"d{argument}": grads[name] for argument, (name, _) in layout.extras[k].items()},
             )
             factor = saved.factors[k]

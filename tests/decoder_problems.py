@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pyrnn.decoding import decoder_shapes, sizes_of
+from pyrnn.reference.cells import possible
 from pyrnn.reference.functional import REFERENCE
 
 #: arguments of the attention, and shapes of its parameters by the letters of `DecoderProblem`
@@ -99,7 +100,8 @@ class DecoderProblem:
         self.inputs |= {f"params.{name}": 0.5 * normal(*shape) for name, shape in shapes.items()}
         self.inputs |= {f"attention.{name}": normal(*shape) for name, shape in scores.items()}
         if self.given:
-            self.inputs |= {f"state[{k}]": normal(B, H) for k in range(self.states)}
+            drawn = possible(self.cell, [normal(B, H) for _ in range(self.states)])
+            self.inputs |= {f"state[{k}]": s for k, s in enumerate(drawn)}
             if self.query == "current" and self.input_feed:
                 self.inputs["feed"] = normal(B, sizes.fed)
             if self.kind in ("monotonic", "location"):

@@ -4,21 +4,41 @@
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
 from pyrnn import reference
 from pyrnn.layout import Layout
+from pyrnn.reference.cells import possible
 from pyrnn.reference.functional import REFERENCE
 
 CELLS = sorted(reference.cells())
-#: Those with a single product of h: what streams, the compiled decoder and the CUDA kernels know.
-FUSED = [name for name in CELLS if not reference.cells()[name]["late"]]
+#: Those whose step is a plain product of h: what streams, the compiled decoder and the CUDA kernels know.
+FUSED = [name for name in CELLS if not REFERENCE.specs[name].staged]
 #: The first of each interface: the others differ from one of these in their formula alone.
 DISTINCT = list(
     {tuple(constants.values()): name for name, constants in reversed(reference.cells().items())}.values()
 )[::-1]
 OPTIONS = ("plain", "lengths", "mask", "resets", "initial", "all")
+
+
+def varied(*axes: Any, cells: Any = CELLS) -> list[tuple[Any, ...]]:
+    """Cases (cell, a value of each axis): every cell meets every value of every axis.
+
+    As many for a cell as the longest axis has values. Which values meet depends on the cell's name alone:
+    most pairs come together in some cell, and a new cell changes none of the others' cases.
+    """
+    count = max(map(len, axes))
+    cases = []
+    for cell in cells:
+        rng = np.random.Generator(np.random.Philox(crc32(cell.encode())))
+        columns = [rng.permutation(np.arange(count) % len(axis)) for axis in axes]
+        cases += [
+            (cell, *(axis[k] for axis, k in zip(axes, row, strict=True)))
+            for row in zip(*columns, strict=True)
+        ]
+    return cases
 
 
 def options(kind: str, T: int, B: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -80,7 +100,9 @@ class Problem:
         }
         rows, sizes = self.num_layers * self.directions, layout.state_sizes
         self.x = self.of(rng.normal(size=(self.T, self.B, self.I)))
-        self.state = self.structure([rng.normal(size=(rows, self.B, size)) for size in sizes])
+        self.state = self.structure(
+            possible(self.cell, [rng.normal(size=(rows, self.B, size)) for size in sizes])
+        )
         self.dy = self.of(rng.normal(size=(self.T, self.B, layout.sizes[2])))
         self.dstate = self.structure([rng.normal(size=(rows, self.B, size)) for size in sizes])
         self.options = options(self.kind, self.T, self.B, rng)

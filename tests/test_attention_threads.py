@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from attention_problems import AttentionProblem
 from decoder_problems import DecoderProblem
-from problems import CELLS
+from problems import varied
 
 from pyrnn import functional
 
@@ -61,11 +61,12 @@ DECODERS = {
 }
 
 
-@pytest.mark.parametrize("shape", DECODERS)
-@pytest.mark.parametrize("query", ["current", "previous"])
-@pytest.mark.parametrize("cell", CELLS)
+#: Each with sums and threads of its own.
+KINDS = ("dot", "cosine", "additive", "location", "coverage", "monotonic", "sparsemax", "local p")
+
+
 @pytest.mark.parametrize(
-    "kind", ["dot", "cosine", "additive", "location", "coverage", "monotonic", "sparsemax", "local p"]
+    ("cell", "kind", "query", "shape"), varied(KINDS, ("current", "previous"), tuple(DECODERS))
 )
 def test_decoders_on_any_number_of_threads(kind, cell, query, shape, threads):
     sizes = {"M": 65, "A": 33, "layer": 70, "lengths": True, "dtype": np.float32} | DECODERS[shape]

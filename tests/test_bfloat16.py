@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, FUSED, Problem
+from problems import CELLS, FUSED, Problem, varied
 from tolerances import BFLOAT16_GRADIENTS, BFLOAT16_VALUES, l2_error
 
 import pyrnn
@@ -25,16 +25,14 @@ def assert_as_good_as_plain(**problem):
         assert l2_error(actual[name], value) <= bound * l2_error(plain[name], value), name
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("B", [1, 2, 5, 33])
-@pytest.mark.parametrize("n", [(9, 16), (16, 31), (33, 129), (129, 17), (2, 64)], ids=str)
+@pytest.mark.parametrize(
+    ("cell", "n", "B"), varied(((9, 16), (16, 31), (33, 129), (129, 17), (2, 64)), (1, 2, 5, 33)), ids=str
+)
 def test_sizes(cell, n, B):
     assert_as_good_as_plain(cell=cell, T=4, B=B, I=n[0], H=n[1])
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", ["plain", "all"])
-@pytest.mark.parametrize("B", [1, 3, 8])
+@pytest.mark.parametrize(("cell", "B", "kind"), varied((1, 3, 8), ("plain", "all")))
 def test_many_steps(cell, B, kind):
     assert_as_good_as_plain(cell=cell, T=60, B=B, I=17, H=33, kind=kind)
 

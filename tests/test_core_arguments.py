@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import FUSED
 from wrong_arguments import (
     FUZZ,
     OBJECTS,
@@ -32,7 +33,7 @@ def weights(cell, I, H, dtype):  # noqa: E741
     rng = np.random.default_rng(H)
     shapes = [(rows_x, I), (rows_h, H), (rows_x,), (rows_h,)]
     shapes += [(CELLS[cell]["params"], H)] * (CELLS[cell]["params"] > 0)
-    return [rng.normal(size=shape).astype(dtype) for shape in shapes]
+    return [rng.normal(size=shape).astype(dtype) if shape[0] else None for shape in shapes]
 
 
 FORWARD = ("x", "state", "weight_ih", "weight_hh", "bias_ih", "bias_hh", "y", "state_out", "params")
@@ -71,7 +72,7 @@ def backward_arguments(cell, T, B, I, H, dtype):  # noqa: E741
         np.zeros((T, B, I), dtype),
         False,
         [np.full((B, H), np.nan, dtype) for _ in range(states)],
-        *(np.full_like(w, np.nan) for w in weights(cell, I, H, dtype)),
+        *(None if w is None else np.full_like(w, np.nan) for w in weights(cell, I, H, dtype)),
     ]
     return dict(zip(BACKWARD, arrays, strict=False))
 
@@ -156,7 +157,7 @@ def test_backward_of_another_forward(data, problem, other):
 
 
 @FUZZ
-@given(st.data(), PROBLEMS.filter(lambda problem: not CELLS[problem["cell"]]["late"]))
+@given(st.data(), PROBLEMS.filter(lambda problem: problem["cell"] in FUSED))
 def test_stream(data, problem):
     cell, B, I, H, dtype = (problem[k] for k in ("cell", "B", "I", "H", "dtype"))  # noqa: E741
     draw, B = data.draw, max(B, 1)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from problems import FUSED
 from test_core_arguments import CELLS
 from wrong_arguments import ARRAYS, FUZZ, OBJECTS, refused_or_done, wrong_array, wrong_list
 
@@ -156,7 +157,7 @@ DECODERS = st.tuples(
     PROBLEMS,
     st.fixed_dictionaries(
         {
-            "cell": st.sampled_from([cell for cell in sorted(CELLS) if not CELLS[cell]["late"]]),
+            "cell": st.sampled_from(FUSED),
             "layer": st.booleans(),
             "query_previous": st.booleans(),
             "input_feed": st.booleans(),

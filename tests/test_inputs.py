@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, Problem
+from problems import CELLS, Problem, varied
 
 from pyrnn import functional
 
@@ -61,9 +61,7 @@ def strange_structure(make, state):
     return tuple(map(make, state)) if isinstance(state, tuple) else make(state)
 
 
-@pytest.mark.parametrize("name", STRANGE)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "name", "dtype"), varied(tuple(STRANGE), (np.float32, np.float64)))
 def test_strange_arrays(cell, dtype, name):
     p = Problem(cell, 5, 3, 4, 6, 2, 2, kind="all", dtype=dtype)
     expected = p.run(functional)

@@ -3,10 +3,12 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, OPTIONS, Problem, named, named_gradients
+from problems import CELLS, OPTIONS, Problem, named, named_gradients, varied
 from tolerances import COMPLEX_STEP, FLOAT64, float32_bound, l2_error, max_error
 
 from pyrnn import _core, functional, reference
+from pyrnn.layout import Layout
+from pyrnn.reference.functional import REFERENCE
 
 AWKWARD = (1, 7, 8, 9, 15, 16, 17, 31, 33, 129)
 EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
@@ -31,44 +33,36 @@ def problem_of_size(cell, n, **more):
     return Problem(cell, **(sizes | more))
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("n", AWKWARD)
-@pytest.mark.parametrize("kind", OPTIONS)
+@pytest.mark.parametrize(("cell", "n", "kind"), varied(AWKWARD, OPTIONS))
 def test_float64(cell, n, kind):
     problem = problem_of_size(cell, n, kind=kind, T=4)
     assert_float64(problem.run(functional), problem.run(reference))
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("n", AWKWARD)
-@pytest.mark.parametrize("B", [1, 2, 5, 16, 33])
+@pytest.mark.parametrize(("cell", "n", "B"), varied(AWKWARD, (1, 2, 5, 16, 33)))
 def test_float64_by_rows(cell, n, B):
     problem = problem_of_size(cell, n, B=B)
     assert_float64(problem.run(functional), problem.run(reference))
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("num_layers", "directions"), [(1, 2), (2, 1), (3, 2)])
-def test_float64_stacked(cell, num_layers, directions, bias, kind):
-    problem = Problem(cell, 6, 5, 9, 17, num_layers, directions, bias, kind)
+@pytest.mark.parametrize(
+    ("cell", "kind", "bias", "stack"), varied(OPTIONS, (True, False), ((1, 2), (2, 1), (3, 2)))
+)
+def test_float64_stacked(cell, stack, bias, kind):
+    problem = Problem(cell, 6, 5, 9, 17, *stack, bias, kind)
     assert_float64(problem.run(functional), problem.run(reference))
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", ["plain", "all"])
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        {"T": 50, "B": 23, "I": 9, "H": 33},
-        {"T": 300, "B": 2, "I": 5, "H": 17},
-        {"T": 2, "B": 300, "I": 5, "H": 17},
-        {"T": 3, "B": 3, "I": 7, "H": 420},
-        {"T": 3, "B": 3, "I": 420, "H": 7},
-    ],
-    ids=str,
+LARGE = (
+    {"T": 50, "B": 23, "I": 9, "H": 33},
+    {"T": 300, "B": 2, "I": 5, "H": 17},
+    {"T": 2, "B": 300, "I": 5, "H": 17},
+    {"T": 3, "B": 3, "I": 7, "H": 420},
+    {"T": 3, "B": 3, "I": 420, "H": 7},
 )
+
+
+@pytest.mark.parametrize(("cell", "sizes", "kind"), varied(LARGE, ("plain", "all")), ids=str)
 def test_float64_large(cell, sizes, kind):
     """Enough steps and rows for several chunks of the backward, enough units for several panels."""
     problem = Problem(cell, **sizes, directions=2, kind=kind)
@@ -86,10 +80,9 @@ def test_float64_with_dropout(cell, T):
     assert_float64(*solutions)
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("n", AWKWARD)
-@pytest.mark.parametrize(("kind", "T"), [("plain", 1), ("all", 7), ("plain", 60)])
-def test_float32(cell, n, kind, T):
+@pytest.mark.parametrize(("cell", "n", "steps"), varied(AWKWARD, (("plain", 1), ("all", 7), ("plain", 60))))
+def test_float32(cell, n, steps):
+    kind, T = steps
     arguments = {"T": T, "kind": kind, "num_layers": 2, "directions": 2, "B": 5}
     single = problem_of_size(cell, n, dtype=np.float32, **arguments)
     # Of the same numbers: what is measured is the arithmetic, not the rounding of the inputs.
@@ -116,10 +109,11 @@ def test_gradients_against_the_complex_step(cell):
     )
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("B", "H"), [(1, 129), (33, 31), (64, 128)])
-def test_threads_change_no_bit(cell, dtype, B, H, threads):
+@pytest.mark.parametrize(
+    ("cell", "sizes", "dtype"), varied(((1, 129), (33, 31), (64, 128)), (np.float32, np.float64))
+)
+def test_threads_change_no_bit(cell, dtype, sizes, threads):
+    B, H = sizes
     problem = Problem(cell, 7, B, 33, H, 2, 2, kind="all", dtype=dtype)
     threads(1)
     once = problem.run(functional)
@@ -128,9 +122,9 @@ def test_threads_change_no_bit(cell, dtype, B, H, threads):
         assert_same(problem.run(functional), once)
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", ["lengths", "mask", "all"])
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(
+    ("cell", "kind", "dtype"), varied(("lengths", "mask", "all"), (np.float32, np.float64))
+)
 def test_padding_has_no_influence(cell, kind, dtype):
     problem = Problem(cell, 6, 9, 8, 17, 2, 2, kind=kind, dtype=dtype)
     idle = ~np.broadcast_to(problem.options.get("mask", True), (6, 9))
@@ -153,17 +147,19 @@ def strided(a, axis_order, guard):
     return view, memory
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", ["plain", "all"])
-@pytest.mark.parametrize("reverse", [False, True])
-@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2)], ids=["time-major", "batch-major"])
+@pytest.mark.parametrize(
+    ("cell", "order", "reverse", "kind"),
+    varied(((0, 1, 2), (1, 0, 2)) * 2, (False, True), ("plain", "all")),
+    ids=str,
+)
 def test_strided_arrays_and_every_element_written(cell, order, reverse, kind):
     """On the strict interface: outputs start as NaN, memory beside them stays as it was."""
     p = Problem(cell, 5, 7, 9, 17, kind=kind, directions=1)
     chosen = {name: np.ascontiguousarray(a) for name, a in p.options.items() if name != "reset_to"}
     chosen |= {"reset_to_initial": p.options.get("reset_to") == "initial", "reverse": reverse, "save": True}
-    weights = [a for name, a in p.params.items() if name.split("_")[1] in ("ih", "hh")]
-    params = [a for a in p.params.values() if not any(a is w for w in weights)]
+    layout = Layout(REFERENCE.spec(cell), p.I, p.H)
+    weights = layout.in_order([p.params[name] for name, _ in layout.passes[0]])
+    params = [p.params[name] for name, _ in layout.extras[0].values()]
     states = [s[0] for s in (p.state if isinstance(p.state, tuple) else (p.state,))]
     dstates = [s[0] for s in (p.dstate if isinstance(p.dstate, tuple) else (p.dstate,))]
 
@@ -178,14 +174,15 @@ def test_strided_arrays_and_every_element_written(cell, order, reverse, kind):
         dy, _ = place(p.dy)
         dx, dx_guards = place(np.full(p.x.shape, np.nan))
         dinitial = [np.full((p.B, p.H), np.nan) for _ in states]
-        dweights = [np.full(w.shape, np.nan) for w in weights + params]
+        dweights = [None if w is None else np.full(w.shape, np.nan) for w in weights + params]
         y_result = y.copy()
         y[...] = np.nan  # the backward keeps its own
         engine.backward(saved, dy, dstates, dx, False, dinitial, *dweights)  # dparams come last
         first = dx.copy()
         engine.backward(saved, dy, dstates, dx, True, dinitial, *dweights)
         assert np.array_equal(x_memory, before)
-        return [y_result, *outs, first, dx - first, *dinitial, *dweights], [guards, dx_guards]
+        written = [d for d in dweights if d is not None]
+        return [y_result, *outs, first, dx - first, *dinitial, *written], [guards, dx_guards]
 
     class Engine:
         from pyrnn.reference.sequence import backward, forward

@@ -188,15 +188,16 @@ def test_gates_are_those_of_the_equations():
 @pytest.mark.parametrize("bias", [True, False])
 def test_parameters(cell, bias):
     layer = pyrnn.Recurrent(cell, 4, 16, 2, bias=bias, bidirectional=True, seed=0)
-    kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][: 4 if bias else 2]
     spec = layer._layout.spec
+    kinds = ["weight_ih", "weight_hh", "bias_ih", "bias_hh"][:: 1 if spec.from_h else 2]
+    kinds = kinds if bias else kinds[: len(kinds) // 2]
     kinds += [f"weight_{spec.param_name}"] * (spec.params > 0)
     names = [f"{kind}_l{k}{suffix}" for k in range(2) for suffix in ("", "_reverse") for kind in kinds]
     assert list(layer.params) == names
     slots = len(pyrnn._core.cells()[cell]["from_x"])
     assert layer.params["weight_ih_l0"].shape == (slots * 16, 4)
     assert layer.params["weight_ih_l1_reverse"].shape == (slots * 16, 32)
-    assert layer.params["weight_hh_l1"].shape == (slots * 16, 16)
+    assert layer.params["weight_hh_l1"].shape == (spec.from_h * 16 or spec.params, 16)
     values = np.concatenate([np.ravel(a) for a in layer.params.values()])
     assert values.dtype == np.float32
     assert 0.24 < np.abs(values).max() <= 0.25

@@ -3,13 +3,13 @@
 
 import numpy as np
 import pytest
-from problems import OPTIONS, Problem
+from problems import FUSED, OPTIONS, Problem, varied
 from tolerances import COMPLEX_STEP, FLOAT64, float32_bound, l2_error, max_error
 
 import pyrnn
 from pyrnn import _core, functional, reference
 
-CELLS = [name for name, constants in _core.cells().items() if constants["states"] > 1]
+CELLS = [name for name, constants in _core.cells().items() if constants["states"] > 1 and name in FUSED]
 EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
 #: T, B, I, H and the numbers of h; not one of them, from which normalisation leaves nothing but rounding.
 SIZES = [(5, 3, 4, 7, 2), (1, 1, 4, 8, 3), (7, 9, 5, 33, 32), (4, 1, 3, 17, 8), (3, 2, 65, 129, 40)]
@@ -31,19 +31,18 @@ def test_cells():
     assert {"lstm", "lstm_peephole", "lstm_coupled"} <= set(CELLS) and "gru" not in CELLS
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("options", [{}, MASKS], ids=["plain", "masks"])
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(
+    ("cell", "sizes", "layer_norm", "options"),
+    varied(SIZES, (False, True), ({}, MASKS), cells=CELLS),
+    ids=str,
+)
 def test_float64(cell, sizes, layer_norm, options):
     *sizes, proj_size = sizes
     problem = Problem(cell, *sizes, num_layers=2, directions=2, layer_norm=layer_norm, proj_size=proj_size)
     assert_float64(problem, **options)
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("cell", "kind", "bias"), varied(OPTIONS, (True, False), cells=CELLS))
 def test_options(cell, kind, bias):
     problem = Problem(cell, 6, 5, 4, 18, kind=kind, directions=2, bias=bias, proj_size=5)
     assert_float64(problem)

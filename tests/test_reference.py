@@ -3,17 +3,16 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, OPTIONS, Problem, active, options
+from problems import CELLS, OPTIONS, Problem, active, options, varied
 from tolerances import COMPLEX_STEP, float32_bound, l2_error
 
 from pyrnn import reference
 from pyrnn.reference.cells import registry
 
 
-@pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("num_layers", [1, 2])
-@pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "kind", "num_layers", "bidirectional"), varied(OPTIONS, (1, 2), (False, True))
+)
 def test_complex_step(cell, bidirectional, num_layers, kind):
     chosen = options(kind, 4, 3, np.random.Generator(np.random.Philox(7)))
     reference.gradcheck(

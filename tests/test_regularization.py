@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from problems import CELLS, Problem
+from problems import CELLS, Problem, varied
 from tolerances import COMPLEX_STEP, FLOAT64, float32_bound, l2_error, max_error
 
 import pyrnn
@@ -47,9 +47,10 @@ def test_philox(key, counter, words):
     assert tuple(int(w) for w in philox(key, counter)) == words
 
 
-@EVERY_CELL
-@EVERY_KIND
-@pytest.mark.parametrize("sizes", [(5, 3, 4, 6), (7, 9, 5, 33), (4, 1, 3, 17), (3, 2, 65, 129)])
+@pytest.mark.parametrize(
+    ("cell", "kind", "sizes"),
+    varied(tuple(KINDS), ((5, 3, 4, 6), (7, 9, 5, 33), (4, 1, 3, 17), (3, 2, 65, 129))),
+)
 def test_float64(cell, kind, sizes):
     problem = Problem(cell, *sizes, num_layers=2, directions=2)
     expected = run(problem, reference, kind)
@@ -57,9 +58,9 @@ def test_float64(cell, kind, sizes):
         assert max_error(a, expected[name]) <= FLOAT64, name
 
 
-@EVERY_CELL
-@EVERY_KIND
-@pytest.mark.parametrize("options", ["lengths", "mask", "resets", "all"])
+@pytest.mark.parametrize(
+    ("cell", "kind", "options"), varied(tuple(KINDS), ("lengths", "mask", "resets", "all"))
+)
 def test_with_options(cell, kind, options):
     problem = Problem(cell, 6, 5, 4, 18, kind=options, directions=2)
     expected = run(problem, reference, kind)

@@ -3,14 +3,14 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, OPTIONS, Problem
+from problems import CELLS, FUSED, OPTIONS, Problem, varied
 from tolerances import COMPLEX_STEP, FLOAT64, float32_bound, l2_error, max_error
 
 import pyrnn
 from pyrnn import _core, functional, reference
 
 EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
-LATE = [cell for cell in CELLS if _core.cells()[cell]["late"]]
+STAGED = [cell for cell in CELLS if cell not in FUSED]
 #: Neither one input nor one unit: what is normalised does not change with its scale, and of the gradient that
 #: belongs to it nothing is left but rounding.
 SIZES = [(5, 3, 4, 7), (1, 1, 4, 8), (7, 9, 5, 33), (4, 1, 3, 17), (3, 2, 65, 129)]
@@ -21,13 +21,11 @@ def run(problem, module, **options):
     return problem.run(module, rng=np.random.Generator(np.random.Philox(5)), **options)
 
 
-def test_there_are_cells_with_late_slots():
-    assert LATE == ["gru_reset_before", "mgu"]
+def test_there_are_such_cells():
+    assert {"gru_reset_before", "mgu", "mut3", "indrnn_relu", "lstm_gate_recurrence"} <= set(STAGED)
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("options", [{}, MASKS], ids=["plain", "masks"])
-@pytest.mark.parametrize("sizes", SIZES)
+@pytest.mark.parametrize(("cell", "sizes", "options"), varied(SIZES, ({}, MASKS)), ids=str)
 def test_normalised_float64(cell, sizes, options):
     problem = Problem(cell, *sizes, num_layers=2, directions=2, layer_norm=True)
     expected = run(problem, reference, **options)
@@ -35,9 +33,7 @@ def test_normalised_float64(cell, sizes, options):
         assert max_error(a, expected[name]) <= FLOAT64, name
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("kind", OPTIONS)
-@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(("cell", "kind", "bias"), varied(OPTIONS, (True, False)))
 def test_normalised_with_options(cell, kind, bias):
     problem = Problem(cell, 6, 5, 4, 18, kind=kind, directions=2, bias=bias, layer_norm=True)
     expected = problem.run(reference)
@@ -45,9 +41,9 @@ def test_normalised_with_options(cell, kind, bias):
         assert max_error(a, expected[name]) <= FLOAT64, name
 
 
-@pytest.mark.parametrize("cell", LATE)
+@pytest.mark.parametrize("cell", STAGED)
 @pytest.mark.parametrize("kind", OPTIONS)
-def test_masks_of_late_slots(cell, kind):
+def test_masks(cell, kind):
     problem = Problem(cell, 6, 5, 4, 18, kind=kind, directions=2)
     expected = run(problem, reference, **MASKS)
     for name, a in run(problem, functional, **MASKS).items():

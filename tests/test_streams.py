@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from problems import CELLS, Problem
+from problems import CELLS, Problem, varied
 from tolerances import FLOAT64, float32_bound, l2_error, max_error
 
 import pyrnn
@@ -23,11 +23,12 @@ def assert_states(actual, expected, tolerance=FLOAT64):
         assert max_error(a, e) <= tolerance
 
 
-@EVERY_CELL
-@pytest.mark.parametrize("num_layers", [1, 3])
-@pytest.mark.parametrize("bias", [True, False])
-@pytest.mark.parametrize(("B", "H", "inputs"), [(1, 1, 1), (1, 17, 9), (3, 33, 8), (17, 16, 31)])
-def test_steps_equal_the_sequence(cell, num_layers, bias, B, H, inputs):
+@pytest.mark.parametrize(
+    ("cell", "sizes", "num_layers", "bias"),
+    varied(((1, 1, 1), (1, 17, 9), (3, 33, 8), (17, 16, 31)), (1, 3), (True, False)),
+)
+def test_steps_equal_the_sequence(cell, num_layers, bias, sizes):
+    B, H, inputs = sizes
     p = Problem(cell, 9, B, inputs, H, num_layers, bias=bias)
     layer = layer_of(p)
     expected, final = layer(p.x, p.state)

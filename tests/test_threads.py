@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from problems import CELLS, Problem
+from problems import CELLS, Problem, varied
 
 import pyrnn
 from pyrnn import _core, functional
@@ -172,9 +172,7 @@ def assert_same(actual, expected):
         assert np.array_equal(actual[name], value), name
 
 
-@pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(("cell", "shape", "dtype"), varied(tuple(SHAPES), (np.float32, np.float64)))
 def test_any_number_of_threads(cell, dtype, shape, threads):
     problem = Problem(cell, dtype=dtype, **SHAPES[shape])
     threads(1)

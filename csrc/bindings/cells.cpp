@@ -23,6 +23,8 @@ py::dict cells() {
     cell["saved"] = c.saved;
     cell["params"] = c.params;
     cell["late"] = c.late;
+    cell["reads"] = c.reads;
+    cell["ordered"] = c.ordered;
     cell["from_x"] = py::tuple(py::cast(std::vector<int>(c.from_x, c.from_x + c.from_x_count)));
     cell["from_h"] = py::tuple(py::cast(std::vector<int>(c.from_h, c.from_h + c.from_h_count)));
     cell["param_name"] = c.param_name;

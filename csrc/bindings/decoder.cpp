@@ -47,7 +47,7 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
                            const Array& weight_location, const Array& weight_coverage, const Array& params, bool save) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
-  if (info.late) throw py::value_error(std::string("cell: expected one of a single product of h, got ") + info.name);
+  if (info.staged) throw py::value_error(std::string("cell: expected one of a single product of h, got ") + info.name);
   const Type type = array_type("x", x);
   for (const auto& [name, array] : {std::pair{"x", x}, {"key", key}, {"value", value}})
     if (array.ndim() != 3)

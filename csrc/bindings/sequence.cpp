@@ -86,9 +86,27 @@ Regularization check_regularization(const RegularizationArgument& given, const C
   return r;
 }
 
+// What h has as the product reads it; of a cell without such a product, its units.
+int64_t read_h_size(const CellInfo& info, const py::array& weight_ih, const py::object& weight_hh) {
+  if (!info.from_h_count) return weight_ih.ndim() ? int64_t(weight_ih.shape(0)) / info.from_x_count : 0;
+  if (!py::isinstance<py::array>(weight_hh)) throw py::type_error("weight_hh: expected a NumPy array");
+  const py::array array = py::reinterpret_borrow<py::array>(weight_hh);
+  if (array.ndim() != 2) throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(array.ndim()));
+  return array.shape(1);
+}
+
+// What a cell without a product of h has no use for.
+void check_absent(const CellInfo& info, const std::vector<std::pair<const char*, const py::object*>>& arguments) {
+  for (const auto& [name, object] : arguments)
+    if (!object->is_none())
+      throw py::value_error(std::string(name) + ": expected None, " + info.name + " has no product of h");
+}
+
 // The units of a projected layer. Only a cell that does not read h itself can have it projected.
 int64_t check_projection(const py::object& weight_hr, const CellInfo& info, int64_t P) {
-  if (info.states < 2) throw py::value_error(std::string("weight_hr: expected None, ") + info.name + " reads h");
+  if (info.states < 2 || info.staged)
+    throw py::value_error(std::string("weight_hr: expected None, ") + info.name +
+                          (info.states < 2 ? " reads h" : " reads more than h"));
   if (!py::isinstance<py::array>(weight_hr)) throw py::type_error("weight_hr: expected a NumPy array");
   const py::array array = py::reinterpret_borrow<py::array>(weight_hr);
   if (array.ndim() != 2) throw py::value_error("weight_hr: expected 2 dimensions, got " + std::to_string(array.ndim()));
@@ -123,7 +141,7 @@ const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T,
 }
 
 py::object forward_sequence(const std::string& cell_name, const py::array& x, const States& state,
-                            const py::array& weight_ih, const py::array& weight_hh, const py::object& bias_ih,
+                            const py::array& weight_ih, const py::object& weight_hh, const py::object& bias_ih,
                             const py::object& bias_hh, const py::object& y, const States& state_out, bool save,
                             const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
                             const std::optional<py::array>& resets, bool reset_to_initial, bool reverse,
@@ -134,9 +152,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
   if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I), got " + std::to_string(x.ndim()));
-  if (weight_hh.ndim() != 2)
-    throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(weight_hh.ndim()));
-  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), P = weight_hh.shape(1);
+  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), P = read_h_size(info, weight_ih, weight_hh);
   const int64_t H = weight_hr.is_none() ? P : check_projection(weight_hr, info, P);
   if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
   if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
@@ -147,8 +163,9 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   args.sizes = {T, B, I, H};
   const py::array x_checked = check_array("x", x, type, {{"T", T}, {"B", B}, {"I", I}}, read_only, false);
   const py::array w_ih = check_array("weight_ih", weight_ih, type, {gates_x, {"I", I}}, read_only, true);
-  const py::array w_hh = check_array("weight_hh", weight_hh, type, {gates_h, {weight_hr.is_none() ? "H" : "P", P}},
-                                     read_only, true);
+  py::array w_hh;
+  if (info.from_h_count)
+    w_hh = check_array("weight_hh", weight_hh, type, {gates_h, {weight_hr.is_none() ? "H" : "P", P}}, read_only, true);
   py::array w_hr;
   if (!weight_hr.is_none()) {
     w_hr = check_array("weight_hr", weight_hr, type, {{"P", P}, {"H", H}}, read_only, true);
@@ -160,23 +177,27 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     return object.is_none() ? nullptr : check_array(name, object, type, {size}, read_only, true).data();
   };
   args.weights.bias_ih = bias("bias_ih", bias_ih, gates_x);
-  args.weights.bias_hh = bias("bias_hh", bias_hh, gates_h);
+  if (info.from_h_count)
+    args.weights.bias_hh = bias("bias_hh", bias_hh, gates_h);
+  else
+    check_absent(info, {{"weight_hh", &weight_hh}, {"bias_hh", &bias_hh}, {"norm_hh", &norm_hh}});
   const py::array p = check_params("params", params, info, type, H, read_only);
   args.weights.params = p.size() ? p.data() : nullptr;
-  if (norm_ih.is_none() != norm_hh.is_none()) throw py::value_error("norm_ih, norm_hh: expected both or none");
+  if (info.from_h_count && norm_ih.is_none() != norm_hh.is_none())
+    throw py::value_error("norm_ih, norm_hh: expected both or none");
   const auto gain = [&](const char* name, const py::object& object, const Dimension& size) {
     return object.is_none() ? py::array() : check_array(name, object, type, {size}, read_only, true);
   };
   const py::array gain_ih = gain("norm_ih", norm_ih, gates_x), gain_hh = gain("norm_hh", norm_hh, gates_h);
   if (!norm_ih.is_none()) {
     args.weights.norm_ih = gain_ih.data();
-    args.weights.norm_hh = gain_hh.data();
+    if (info.from_h_count) args.weights.norm_hh = gain_hh.data();
   }
   const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, h}, writable, false);
   args.x = view_sequence(x_checked);
   args.y = view_sequence(y_checked);
   args.weights.weight_ih = w_ih.data();
-  args.weights.weight_hh = w_hh.data();
+  args.weights.weight_hh = w_hh.size() ? w_hh.data() : nullptr;
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
   const auto kept_in = check_states("state", state, info, type, B, h, H, read_only, args.state);
   const auto kept_out = check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out);
@@ -247,11 +268,11 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   args.schedule = saved.schedule.view();
   args.x = view_sequence(saved.x);
   args.weights.weight_ih = saved.weight_ih.data();
-  args.weights.weight_hh = saved.weight_hh.data();
+  args.weights.weight_hh = saved.weight_hh.size() ? saved.weight_hh.data() : nullptr;
   args.weights.params = saved.params.size() ? saved.params.data() : nullptr;
   if (saved.norm_ih.size()) {
     args.weights.norm_ih = saved.norm_ih.data();
-    args.weights.norm_hh = saved.norm_hh.data();
+    if (saved.norm_hh.size()) args.weights.norm_hh = saved.norm_hh.data();
   }
   if (saved.weight_hr.size()) {
     args.weights.weight_hr = saved.weight_hr.data();
@@ -271,16 +292,20 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
     return writable_data(check_array(name, object, type, shape, writable, true));
   };
   args.dweight_ih = output("dweight_ih", dweight_ih, {gates_x, {"I", I}});
-  args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, h});
+  if (info.from_h_count)
+    args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, h});
+  else
+    check_absent(info, {{"dweight_hh", &dweight_hh}, {"dbias_hh", &dbias_hh}});
   if (dweight_hr.is_none() != !saved.weight_hr.size())
     throw py::value_error(std::string("dweight_hr: expected ") + (saved.weight_hr.size() ? "an array" : "None"));
   if (saved.weight_hr.size()) args.dweight_hr = output("dweight_hr", dweight_hr, {h, {"H", H}});
-  for (const auto& [name, object] : {std::pair{"dnorm_ih", &dnorm_ih}, {"dnorm_hh", &dnorm_hh}})
-    if (object->is_none() != !saved.norm_ih.size())
-      throw py::value_error(std::string(name) + ": expected " + (saved.norm_ih.size() ? "an array" : "None"));
+  for (const auto& [name, object, gain] :
+       {std::tuple{"dnorm_ih", &dnorm_ih, &saved.norm_ih}, {"dnorm_hh", &dnorm_hh, &saved.norm_hh}})
+    if (object->is_none() != !gain->size())
+      throw py::value_error(std::string(name) + ": expected " + (gain->size() ? "an array" : "None"));
   if (saved.norm_ih.size()) {
     args.dnorm_ih = output("dnorm_ih", dnorm_ih, {gates_x});
-    args.dnorm_hh = output("dnorm_hh", dnorm_hh, {gates_h});
+    if (saved.norm_hh.size()) args.dnorm_hh = output("dnorm_hh", dnorm_hh, {gates_h});
   }
   const py::array dp = check_params("dparams", dparams, info, type, H, writable);
   if (dp.size()) args.dparams = writable_data(dp);

@@ -30,7 +30,7 @@ class Stream : public Made {
           throw py::value_error("zoneout: expected numbers from 0 to 1, got " + std::to_string(p));
       std::copy(zoneout->begin(), zoneout->end(), zoneout_);
     }
-    if (info().late) throw py::value_error("cell: expected one of a single product of h, got " + cell);
+    if (info().staged) throw py::value_error("cell: expected one of a single product of h, got " + cell);
     if (layers.empty()) throw py::value_error("layers: expected at least one");
     pack(layers);
     clear(0, B_);

@@ -13,8 +13,13 @@
 //
 // A cell whose last `late` slots of from_h do not read h (GRU with the reset gate before the product) has also
 //
-//   read(a, s), read_saved(save, s)               what they read, from the other slots or from what is saved
-//   read_backward(save, s, dread, ds, da)         adds to the gradients of the state and of the slots
+//   reads                                             how many vectors they read, 1 if it is not there; the slots take
+//                                                     them in order, late / reads slots each
+//   read(a, s, out), read_saved(save, s, out)         what they read, from the other slots or from what is saved
+//   read_backward(save, s, dread[reads], ds, da)      adds to the gradients of the states and of the slots
+//
+// A cell without any product of h has a null from_h. With `ordered` a weight of h counts only where the first of the
+// per-unit parameters is as large for the unit that is read as for the one that reads, or larger.
 //
 // A cell never sees a matrix, a stride, a type of number or a thread: V is a float, a double, a vector, a dual number.
 #pragma once

@@ -15,8 +15,8 @@ struct GruResetBefore {
   static constexpr int from_h[] = {0, 1, 2};
 
   template <class V>
-  static PYRNN_FN V read(const V* a, const V* s) {
-    return Sigmoid::f(a[0]) * s[0];
+  static PYRNN_FN void read(const V* a, const V* s, V* out) {
+    out[0] = Sigmoid::f(a[0]) * s[0];
   }
 
   template <class V>
@@ -38,14 +38,14 @@ struct GruResetBefore {
   }
 
   template <class V>
-  static PYRNN_FN V read_saved(const V* save, const V* s) {
-    return save[0] * s[0];
+  static PYRNN_FN void read_saved(const V* save, const V* s, V* out) {
+    out[0] = save[0] * s[0];
   }
 
   template <class V>
-  static PYRNN_FN void read_backward(const V* save, const V* s, V dread, V* ds, V* da) {
-    da[0] = da[0] + dread * s[0] * Sigmoid::df(save[0]);
-    ds[0] = ds[0] + dread * save[0];
+  static PYRNN_FN void read_backward(const V* save, const V* s, const V* dread, V* ds, V* da) {
+    da[0] = da[0] + dread[0] * s[0] * Sigmoid::df(save[0]);
+    ds[0] = ds[0] + dread[0] * save[0];
   }
 };
 

@@ -9,14 +9,25 @@
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
+// Elements of an array type; none of a null pointer.
+template <class Array>
+constexpr int elements_of = 0;
+template <int count>
+constexpr int elements_of<const int[count]> = count;
+
+template <class Cell, class = void>
+constexpr bool is_ordered = false;
+template <class Cell>
+constexpr bool is_ordered<Cell, decltype(void(Cell::ordered))> = Cell::ordered;
+
 template <class Cell>
 struct FromX {
-  static constexpr int count = int(sizeof(Cell::from_x) / sizeof(int));
+  static constexpr int count = elements_of<decltype(Cell::from_x)>;
   static constexpr int at(int i) { return Cell::from_x[i]; }
 };
 template <class Cell>
 struct FromH {
-  static constexpr int count = int(sizeof(Cell::from_h) / sizeof(int));
+  static constexpr int count = elements_of<decltype(Cell::from_h)>;
   static constexpr int at(int i) { return Cell::from_h[i]; }
 };
 
@@ -72,6 +83,7 @@ struct CellFunctions {
   const int *from_x, *from_h;
   void (*forward)(const Units<T>&, const SlotTile<T>&, const StepRow<T>* rows);
   void (*backward)(const Units<T>&, const GradientRow<T>&, Range vectors);
+  bool ordered;
 };
 
 template <class Cell, class T>
@@ -119,8 +131,8 @@ void cell_backward(const Units<T>& units, const GradientRow<T>& row, Range vecto
 
 template <class Cell, class T>
 inline constexpr CellFunctions<T> cell_functions{
-    Cell::slots,        Cell::states, Cell::saved,  Cell::params,          FromX<Cell>::count,
-    FromH<Cell>::count, Cell::from_x, Cell::from_h, cell_forward<Cell, T>, cell_backward<Cell, T>};
+    Cell::slots,  Cell::states, Cell::saved,           Cell::params,           FromX<Cell>::count, FromH<Cell>::count,
+    Cell::from_x, Cell::from_h, cell_forward<Cell, T>, cell_backward<Cell, T>, is_ordered<Cell>};
 
 }  // namespace PYRNN_ISA_NAMESPACE
 }  // namespace pyrnn

@@ -31,9 +31,15 @@ void zoneout_shares(const Regularization& r, int states, int64_t t, int64_t b, R
     return;
   }
   for (int64_t first = units.begin; first < units.end; first += random_units) {
-    const RandomWords words = random_words(r.seed, uint32_t(first), uint32_t(t), uint32_t(b), zoneout_stream(r));
     const int64_t count = smaller(random_units, units.end - first);
-    for (int s = 0; s < states; s++) choose<T>(words.word[s], r.zoneout[s], 1, 0, count, share + s * padded + first);
+    RandomWords words;
+    for (int s = 0; s < states; s++) {
+      if (s % 4 == 0) {  // four words of a counter: the next four states have another, whose t no sequence reaches
+        const uint32_t time = uint32_t(t) + uint32_t(s / 4) * 0x80000000u;
+        words = random_words(r.seed, uint32_t(first), time, uint32_t(b), zoneout_stream(r));
+      }
+      choose<T>(words.word[s % 4], r.zoneout[s], 1, 0, count, share + s * padded + first);
+    }
   }
 }
 

@@ -14,21 +14,36 @@ inline namespace PYRNN_ISA_NAMESPACE {
 // What a late slot reads, and the way back; null for cells that have none.
 template <class T>
 struct ReadFunctions {
-  int late;  // the last so many of from_h
-  void (*read)(const Units<T>&, const T* slots, const T* state, T* out);  // out (padded)
+  int late, reads;  // the last so many of from_h, and how many vectors they read
+  void (*read)(const Units<T>&, const T* slots, const T* state, T* out);  // out (reads, padded)
   void (*read_saved)(const Units<T>&, const T* gates, const T* state, T* out);
-  void (*read_backward)(const Units<T>&, const T* gates, const T* state, const T* dread, T* ds, T* da);
+  // Adds to ds (states, ds_state apart) and to da (slots, padded).
+  void (*read_backward)(const Units<T>&, const T* gates, const T* state, const T* dread, T* ds, int64_t ds_state,
+                        T* da);
 };
 
 template <class Cell, class = void>
 constexpr int late_slots = 0;
 template <class Cell>
 constexpr int late_slots<Cell, decltype(void(Cell::late))> = Cell::late;
+template <class Cell, class = void>
+constexpr int late_reads = late_slots<Cell> > 0;
+template <class Cell>
+constexpr int late_reads<Cell, decltype(void(Cell::reads))> = Cell::reads;
+
+// Whether a step of the cell is no plain product of h.
+template <class Cell>
+constexpr bool is_staged_cell = late_slots<Cell> > 0 || FromH<Cell>::count == 0 || is_ordered<Cell>;
 
 // The vectors at `unit` of `count` rows that are `padded` apart.
 template <class T>
 PYRNN_FN void load_rows(const T* from, int count, int64_t padded, int64_t unit, Vec<T>* out) {
   for (int i = 0; i < count; i++) out[i] = load(from + i * padded + unit);
+}
+
+template <class T>
+PYRNN_FN void store_rows(const Vec<T>* from, int count, int64_t padded, int64_t unit, T* out) {
+  for (int i = 0; i < count; i++) store(out + i * padded + unit, from[i]);
 }
 
 template <class Cell, class T>
@@ -39,32 +54,39 @@ ReadFunctions<T> read_functions() {
     using V = Vec<T>;
     constexpr int L = lanes<T>;
     ReadFunctions<T> f{};
+    static_assert(Cell::late % late_reads<Cell> == 0, "as many slots to each vector");
     f.late = Cell::late;
+    f.reads = late_reads<Cell>;
     f.read = [](const Units<T>& u, const T* slots, const T* state, T* out) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
-        V a[Cell::slots], s[Cell::states];
+        V a[Cell::slots], s[Cell::states], v[late_reads<Cell>];
         load_rows(slots, Cell::slots, u.padded, unit, a);
         load_rows(state, Cell::states, u.padded, unit, s);
-        store(out + unit, Cell::read(a, s));
+        Cell::read(a, s, v);
+        store_rows(v, late_reads<Cell>, u.padded, unit, out);
       }
     };
     f.read_saved = [](const Units<T>& u, const T* gates, const T* state, T* out) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
-        V save[Cell::saved], s[Cell::states];
+        V save[Cell::saved], s[Cell::states], v[late_reads<Cell>];
         load_rows(gates, Cell::saved, u.padded, unit, save);
         load_rows(state, Cell::states, u.padded, unit, s);
-        store(out + unit, Cell::read_saved(save, s));
+        Cell::read_saved(save, s, v);
+        store_rows(v, late_reads<Cell>, u.padded, unit, out);
       }
     };
-    f.read_backward = [](const Units<T>& u, const T* gates, const T* state, const T* dread, T* ds, T* da) {
+    f.read_backward = [](const Units<T>& u, const T* gates, const T* state, const T* dread, T* ds, int64_t ds_state,
+                         T* da) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
-        V save[Cell::saved], s[Cell::states], d[1] = {load(ds + unit)}, a[Cell::slots];
+        V save[Cell::saved], s[Cell::states], v[late_reads<Cell>], d[Cell::states], a[Cell::slots];
         load_rows(gates, Cell::saved, u.padded, unit, save);
         load_rows(state, Cell::states, u.padded, unit, s);
+        load_rows(dread, late_reads<Cell>, u.padded, unit, v);
+        load_rows(ds, Cell::states, ds_state, unit, d);
         load_rows(da, Cell::slots, u.padded, unit, a);
-        Cell::read_backward(save, s, load(dread + unit), d, a);
-        store(ds + unit, d[0]);
-        for (int i = 0; i < Cell::slots; i++) store(da + i * u.padded + unit, a[i]);
+        Cell::read_backward(save, s, v, d, a);
+        store_rows(d, Cell::states, ds_state, unit, ds);
+        store_rows(a, Cell::slots, u.padded, unit, da);
       }
     };
     return f;
@@ -141,12 +163,25 @@ struct StagedRows {
   int64_t I, H, padded;
   int64_t P;  // numbers of h
   bool norm, projected;
-  int early, late;
+  int early, late, reads;
 
   StagedRows(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const Sizes& sizes, const Weights& weights)
       : cell(cell), reading(reading), I(sizes.I), H(sizes.H), padded(padded_units<T>(H)),
         P(weights.weight_hr ? weights.P : H), norm(weights.norm_ih != nullptr), projected(weights.weight_hr != nullptr),
-        early(cell.from_h_count - reading.late), late(reading.late) {}
+        early(cell.from_h_count - reading.late), late(reading.late), reads(reading.reads) {}
+
+  // Which of the vectors that the late slots read is that of place i in the weights.
+  PYRNN_FN int read_of(int i) const { return (i - early) * reads / late; }
+
+  // Of an ordered cell's weights of h, or their gradient, those that count, and zeros, in the given rows and columns of
+  // each block.
+  void order(const Weights& weights, const void* of_h, Range rows, Range columns, T* out) const {
+    const T *order = static_cast<const T*>(weights.params), *from = static_cast<const T*>(of_h);
+    for (int i = 0; i < cell.from_h_count; i++, out += H * H, from += H * H)
+      for (int64_t u = rows.begin; u < smaller(rows.end, H); u++)
+        for (int64_t k = columns.begin; k < smaller(columns.end, H); k++)
+          out[u * H + k] = order[k] >= order[u] ? from[u * H + k] : T(0);
+  }
 
   // Numbers of a state.
   PYRNN_FN int64_t width(int state) const { return state == 0 ? P : H; }

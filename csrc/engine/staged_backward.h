@@ -12,21 +12,22 @@ template <class T>
 struct StagedBackward : StagedRows<T> {
   using Rows = StagedRows<T>;
   using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::early,
-      Rows::late;
+      Rows::late, Rows::reads;
   const BackwardArgs& args;
   int threads, planes, products;
 
-  PackedMatrix<T> to_x[max_slots], to_h[max_slots], project;
+  PackedMatrix<T> to_x[max_blocks], to_h[max_blocks], project;
   T* params;  // (params, padded)
   T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
   T* da;  // (entries, planes, padded): of the slots, then of the parameters
   T* dproducts{};  // (entries, products, padded): of x's and h's products, where they were normalised
-  T *factors{}, *h_seen{}, *read{};  // (B, padded), (entries, padded), (entries, padded)
+  T *factors{}, *h_seen{}, *read{};  // (B, padded), (entries, padded), (entries, reads, padded)
   T* dprojected{};  // (entries, padded): of h as projected
+  T* ordered{};  // weight_hh with zeros for what does not count
   Barrier* barrier;
   Queue queue;
   PerThread<int32_t> entries;  // (max_rows)
-  PerThread<T> dseen, shares{}, panel;  // (max_rows, padded), (1 + max_rows, states, padded), (entries, panel)
+  PerThread<T> dseen, shares{}, panel;  // (max_rows, reads, padded), (1 + max_rows, states, padded), (entries, panel)
 
   StagedBackward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args, int threads)
       : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads), planes(cell.slots + cell.params),
@@ -47,12 +48,13 @@ struct StagedBackward : StagedRows<T> {
       factors = carver.take<T>(B * padded);
       h_seen = carver.take<T>(all * padded);
     }
-    if (late) read = carver.take<T>(all * padded);
+    if (late) read = carver.take<T>(all * reads * padded);
     if (projected) dprojected = carver.take<T>(all * padded);
+    if (cell.ordered) ordered = carver.take<T>(cell.from_h_count * H * H);
     barrier = carver.take<Barrier>(1);
     queue.carve(carver, threads);
     entries = carver.take_per_thread<int32_t>(threads, args.schedule.max_rows);
-    dseen = carver.take_per_thread<T>(threads, args.schedule.max_rows * padded);
+    dseen = carver.take_per_thread<T>(threads, args.schedule.max_rows * larger(1, reads) * padded);
     if (has_zoneout(args.regularization))
       shares = carver.take_per_thread<T>(threads, (1 + args.schedule.max_rows) * cell.states * padded);
     panel = carver.take_per_thread<T>(threads, all * panel_vectors * lanes<T>);
@@ -84,7 +86,12 @@ struct StagedBackward : StagedRows<T> {
       matrix.pack_rows([&](int64_t k) { return from + k * columns; }, part(matrix.blocks(), thread, threads));
     };
     for (int i = 0; i < cell.from_x_count; i++) pack(to_x[i], args.weights.weight_ih, i, I);
-    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], args.weights.weight_hh, i, P);
+    if (ordered) {
+      const Range blocks = part(to_h[0].blocks(), thread, threads);
+      this->order(args.weights, args.weights.weight_hh, {0, H},
+                  {blocks.begin * PackedMatrix<T>::width, blocks.end * PackedMatrix<T>::width}, ordered);
+    }
+    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], ordered ? ordered : args.weights.weight_hh, i, P);
     if (projected) pack(project, args.weights.weight_hr, 0, H);
     const Blocks units(H, lanes<T>, 1);
     pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
@@ -105,7 +112,7 @@ struct StagedBackward : StagedRows<T> {
   // Of entry e, from the gradients of the slots: those of the products first .. last, back through the normalisation.
   void back_through_norm(int64_t e, const int* slot, int first, int last, T* out, const T* normalised, const void* gain,
                          int inverse_at) const {
-    if (!norm) return;
+    if (!norm || first == last) return;
     for (int i = first; i < last; i++) copy_row(da_row(e, slot[i]), H, out + (i - first) * padded, padded);
     normalise_backward(out, normalised + first * padded, static_cast<const T*>(gain) + first * H,
                        gates_row(e)[this->inverses() + inverse_at], last - first, H, padded);
@@ -151,18 +158,26 @@ struct StagedBackward : StagedRows<T> {
           for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past(n)[s * padded + u];
       if (factors) multiplied(state, factors + b * padded, padded, h_seen + e * padded);
       if (!late) continue;
-      reading.read_saved(units, gates, state, read + e * padded);
-      if (factors) multiplied(read + e * padded, factors + b * padded, padded, read + e * padded);
+      T* out = read + e * reads * padded;
+      reading.read_saved(units, gates, state, out);
+      for (int k = 0; factors && k < reads; k++, out += padded) multiplied(out, factors + b * padded, padded, out);
       back_through_norm(e, cell.from_h, early, early + late, dh_product(e, early), gates + this->normalised_h(),
                         args.weights.norm_hh, 2);
     }
     if (late) {
-      for (int k = early; k < early + late; k++) to_h[k].multiply(count, of_h(k), seen, k > early);
+      const auto dread = [&](int64_t n, int k) { return dseen[thread] + (n * reads + k) * padded; };
+      for (int i = early; i < early + late; i++) {
+        const int k = this->read_of(i);
+        const bool more = i > early && this->read_of(i - 1) == k;
+        to_h[i].multiply(count, of_h(i), [&](int64_t n) { return dread(n, k); }, more);
+      }
       for (int64_t n = 0; n < count; n++) {
-        if (factors) multiplied(seen(n), factors + batch(n) * padded, padded, seen(n));
-        for (int64_t u = H; u < padded; u++) seen(n)[u] = 0;
-        reading.read_backward(units, gates_row(entry[n]), state_row(schedule.source[entry[n]]), seen(n),
-                              ds_row(0, batch(n)), da_row(entry[n], 0));
+        for (int k = 0; k < reads; k++) {
+          if (factors) multiplied(dread(n, k), factors + batch(n) * padded, padded, dread(n, k));
+          for (int64_t u = H; u < padded; u++) dread(n, k)[u] = 0;
+        }
+        reading.read_backward(units, gates_row(entry[n]), state_row(schedule.source[entry[n]]), dread(n, 0),
+                              ds_row(0, batch(n)), args.sizes.B * padded, da_row(entry[n], 0));
       }
     }
     for (int64_t n = 0; norm && n < count; n++) {
@@ -217,7 +232,7 @@ struct StagedBackward : StagedRows<T> {
       sums(dx_product(0, i), I, args.dweight_ih, i, [&](int64_t e) { return x_row(e); });
     for (int i = 0; i < early + late; i++)
       sums(dh_product(0, i), P, args.dweight_hh, i,
-           [&](int64_t e) { return i < early ? h_row(e) : read + e * padded; });
+           [&](int64_t e) { return i < early ? h_row(e) : read + (e * reads + this->read_of(i)) * padded; });
     if (projected)
       sums_of(P, dprojected, padded, H, static_cast<T*>(args.dweight_hr),
               [&](int64_t e) { return gates_row(e) + this->unprojected(); });
@@ -264,6 +279,7 @@ struct StagedBackward : StagedRows<T> {
 
   void finish() const {
     const int64_t B = args.sizes.B;
+    if (ordered) this->order(args.weights, args.dweight_hh, {0, H}, {0, H}, static_cast<T*>(args.dweight_hh));
     for (int s = 0; s < cell.states; s++)
       for (int64_t b = 0; b < B; b++)
         for (int64_t u = 0; u < this->width(s); u++)
@@ -281,7 +297,7 @@ template <class T>
 void staged_backward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args,
                      int threads) {
   using Call = StagedBackward<T>;
-  const double cycles = 2 * staged_cycles(args.sizes, args.schedule, cell.slots, lanes<T>);
+  const double cycles = 2 * staged_cycles(args.sizes, args.schedule, cell);
   Team team(cycles > 2 * start_cycles() ? threads : 1);
   Call call(cell, reading, args, team.size());
   call.carve(args.workspace);

@@ -11,18 +11,20 @@ template <class T>
 struct StagedForward : StagedRows<T> {
   using Rows = StagedRows<T>;
   using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::early,
-      Rows::late;
+      Rows::late, Rows::reads;
   const ForwardArgs& args;
   int threads;
 
-  PackedMatrix<T> from_x[max_slots], from_h[max_slots];  // by place in the weights
+  PackedMatrix<T> from_x[max_blocks], from_h[max_blocks];  // by place in the weights
   PackedMatrix<T> project;
   T *bias, *params;                                      // (slots, padded), (params, padded)
   T* factors{};                                          // (B, padded): dropout of h
+  T* ordered{};                                          // weight_hh with zeros for what does not count
   Barrier* barrier;
   PerThread<StepRow<T>> rows;                    // (max_rows)
   PerThread<int32_t> entries;                    // (max_rows)
-  PerThread<T> slots, products, seen, shares{};  // (max_rows, slots, padded), the same, (max_rows, padded), (states, …)
+  PerThread<T> slots, products, seen,
+      shares{};  // (max_rows, slots, padded), the same, (max_rows, reads, …), (states, …)
   PerThread<T> hidden{};  // (max_rows, padded): what is projected
 
   StagedForward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args, int threads)
@@ -37,12 +39,13 @@ struct StagedForward : StagedRows<T> {
     bias = carver.take<T>(cell.slots * padded);
     params = carver.take<T>(cell.params * padded);
     if (has_dropout(args.regularization)) factors = carver.take<T>(args.sizes.B * padded);
+    if (cell.ordered) ordered = carver.take<T>(cell.from_h_count * H * H);
     barrier = carver.take<Barrier>(1);
     rows = carver.take_per_thread<StepRow<T>>(threads, most);
     entries = carver.take_per_thread<int32_t>(threads, most);
     slots = carver.take_per_thread<T>(threads, most * cell.slots * padded);
     products = carver.take_per_thread<T>(threads, most * widest * padded);
-    seen = carver.take_per_thread<T>(threads, most * padded);
+    seen = carver.take_per_thread<T>(threads, most * larger(1, reads) * padded);
     if (has_zoneout(args.regularization)) shares = carver.take_per_thread<T>(threads, cell.states * padded);
     if (projected) hidden = carver.take_per_thread<T>(threads, most * padded);
     return carver.used;
@@ -56,7 +59,12 @@ struct StagedForward : StagedRows<T> {
       matrix.pack_transposed(static_cast<const T*>(weight) + i * H * K, K, part(matrix.blocks(), thread, threads));
     };
     for (int i = 0; i < cell.from_x_count; i++) pack(from_x[i], w.weight_ih, i, I);
-    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], w.weight_hh, i, P);
+    if (ordered) {
+      const Range blocks = part(from_h[0].blocks(), thread, threads);
+      this->order(w, w.weight_hh, {blocks.begin * PackedMatrix<T>::width, blocks.end * PackedMatrix<T>::width}, {0, H},
+                  ordered);
+    }
+    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], ordered ? ordered : w.weight_hh, i, P);
     if (projected) pack(project, w.weight_hr, 0, H);
     const Blocks units(H, lanes<T>, 1);
     const Range mine = part(units.count, thread, threads);
@@ -81,21 +89,23 @@ struct StagedForward : StagedRows<T> {
     clear_idle<T>(args.schedule, args.y, B, P, part(args.schedule.idles, thread, threads));
   }
 
-  // Adds to the slots of `count` rows the products of the weights first .. last with in(n), normalised where asked.
+  // Adds to the slots of `count` rows the products of the weights first .. last with in(n, i), normalised where asked.
   template <class In>
   void add(int thread, int64_t count, const PackedMatrix<T>* weights, const int* slot, int first, int last,
            const void* gain, int64_t kept_at, int inverse_at, const In& in) const {
     const StepRow<T>* row = rows[thread];
     const auto slots_of = [&](int64_t n) { return slots[thread] + n * cell.slots * padded; };
+    const auto of = [&](int i) { return [&in, i](int64_t n) { return in(n, i); }; };
+    if (first == last) return;
     if (!norm) {
       for (int i = first; i < last; i++)
-        weights[i].multiply(count, in, [&](int64_t n) { return slots_of(n) + slot[i] * padded; }, true);
+        weights[i].multiply(count, of(i), [&](int64_t n) { return slots_of(n) + slot[i] * padded; }, true);
       return;
     }
     const int number = last - first;
     const auto product = [&](int64_t n) { return products[thread] + n * number * padded; };
     for (int i = first; i < last; i++)
-      weights[i].multiply(count, in, [&](int64_t n) { return product(n) + (i - first) * padded; }, false);
+      weights[i].multiply(count, of(i), [&](int64_t n) { return product(n) + (i - first) * padded; }, false);
     for (int64_t n = 0; n < count; n++) {
       T* x = product(n);
       const T inverse = normalise(x, number, H, padded);
@@ -130,15 +140,17 @@ struct StagedForward : StagedRows<T> {
                 args.gates ? static_cast<T*>(args.gates) + e * this->kept() * padded : nullptr};
       copy_row(bias, cell.slots * padded, slots[thread] + n * cell.slots * padded, 0);
     }
-    const auto x = [&](int64_t n) { return static_cast<const T*>(row[n].x); };
-    const auto h = [&](int64_t n) { return static_cast<const T*>(row[n].h); };
-    const auto read = [&](int64_t n) { return seen[thread] + n * padded; };
+    const auto x = [&](int64_t n, int) { return static_cast<const T*>(row[n].x); };
+    const auto h = [&](int64_t n, int) { return static_cast<const T*>(row[n].h); };
+    const auto read = [&](int64_t n, int i) { return seen[thread] + (n * reads + this->read_of(i)) * padded; };
     add(thread, count, from_x, cell.from_x, 0, cell.from_x_count, args.weights.norm_ih, this->normalised_x(), 0, x);
     add(thread, count, from_h, cell.from_h, 0, early, args.weights.norm_hh, this->normalised_h(), 1, h);
     if (late) {
       for (int64_t n = 0; n < count; n++) {
-        reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, read(n));
-        if (factors) multiplied(read(n), factors + schedule.batch[entry[n]] * padded, padded, read(n));
+        T* out = seen[thread] + n * reads * padded;
+        reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, out);
+        for (int k = 0; factors && k < reads; k++, out += padded)
+          multiplied(out, factors + schedule.batch[entry[n]] * padded, padded, out);
       }
       add(thread, count, from_h, cell.from_h, early, early + late, args.weights.norm_hh, this->normalised_h(), 2, read);
     }
@@ -190,15 +202,17 @@ Memory staged_forward_memory(const CellFunctions<T>& cell, const ReadFunctions<T
 }
 
 // Cycles of a layer's products, of which a core does two vectors at once.
-inline double staged_cycles(const Sizes& sizes, const Schedule& schedule, int slots, int lanes) {
-  return double(schedule.entries) * double(slots * sizes.H) * double(sizes.I + sizes.H) / lanes / 2;
+template <class T>
+double staged_cycles(const Sizes& sizes, const Schedule& schedule, const CellFunctions<T>& cell) {
+  const int64_t products = cell.from_x_count * sizes.I + cell.from_h_count * sizes.H;
+  return double(schedule.entries) * double(sizes.H) * double(products) / lanes<T> / 2;
 }
 
 template <class T>
 void staged_forward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args,
                     int threads) {
   using Call = StagedForward<T>;
-  const double cycles = staged_cycles(args.sizes, args.schedule, cell.slots, lanes<T>);
+  const double cycles = staged_cycles(args.sizes, args.schedule, cell);
   Team team(cycles > 2 * start_cycles() ? int(larger(1, smaller(threads, args.sizes.B))) : 1);
   Call call(cell, reading, args, team.size());
   call.carve(args.workspace);

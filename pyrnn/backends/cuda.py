@@ -89,7 +89,11 @@ class CudaBackend(Backend):
         self.device, self.precision = open_library(device), precision
         self.tier = "automatic"
         # Cells whose step has stages are the CPU's.
-        cells = {name: cell for name, cell in _core.cells().items() if not cell["late"]}
+        cells = {
+            name: cell
+            for name, cell in _core.cells().items()
+            if not (cell["late"] or cell["ordered"]) and cell["from_h"]
+        }
         super().__init__(cells, self.run, self.run_backward, NUMBERS, installed_library(self.device))
 
     def arrays_of(self, name: str, a: Any) -> DeviceArrays:

@@ -100,7 +100,7 @@ class DeviceArrays:
                 if tuple(a.shape) != shape:
                     raise checks.wrong_shape(name, layout.axes(name), shape, tuple(a.shape))
                 arrays.append(arrays_of.contiguous(a))
-            passes.append(arrays if layout.bias else [*arrays, None, None])
+            passes.append(layout.in_order(arrays))
         return passes
 
     def extras(self, layout: Layout, params: Mapping[str, Any], dtype: str) -> list[dict[str, Any]]:

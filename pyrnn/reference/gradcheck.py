@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyrnn.layout import Array, Layout
+from pyrnn.reference.cells import possible
 from pyrnn.reference.functional import REFERENCE, sequence, sequence_backward, sequence_forward
 from pyrnn.states import built, result
 
@@ -92,8 +93,12 @@ def gradcheck(
         return result(built(layout, lambda rows, width: rng.normal(size=(rows, *axes, width))), False)
 
     if initial_state:
-        inputs |= flat("state", states(batch))
+        given = states(batch)
+        inputs |= flat("state", tuple(possible(cell, given)) if spec.states > 1 else given)
     inputs |= {name: rng.normal(size=shape) for name, shape in layout.shapes.items()}
+    for named in layout.initial:
+        names = [name for name, _ in named]
+        inputs |= dict(zip(names, possible(cell, [inputs[name] for name in names]), strict=True))
     dy = rng.normal(size=(time, batch, layout.sizes[2]))
     dstate = states(batch)
     outputs: dict[str, Any] = {"y": dy, **flat("state", dstate)}

@@ -35,8 +35,11 @@ def zoneout_shares(regularization: Any, T: int, B: int, H: int) -> Array:
     if not training:
         return np.tile(np.reshape(zoneout, (-1, 1, 1)), (T, 1, 1, 1))
     t, b, unit = np.ogrid[:T, :B, :H]
-    words = philox(seed, (unit, t, b, np.asarray(2 * stream)))
-    return np.stack([words[s] < int(p * 2**32) for s, p in enumerate(zoneout)], axis=1).astype(np.float64)
+    words: list[Array] = []
+    while len(words) < len(zoneout):  # four from a counter; the next has a t that no sequence reaches
+        words += philox(seed, (unit, t + len(words) // 4 * 2**31, b, np.asarray(2 * stream)))
+    shares = [word < int(p * 2**32) for word, p in zip(words, zoneout, strict=False)]
+    return np.stack(shares, axis=1).astype(np.float64)
 
 
 def dropout_factors(regularization: Any, B: int, H: int) -> Array:

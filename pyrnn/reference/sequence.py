@@ -48,7 +48,7 @@ def forward(
     x: Array,
     state: Sequence[Array],
     weight_ih: Array,
-    weight_hh: Array,
+    weight_hh: Array | None,
     bias_ih: Array | None,
     bias_hh: Array | None,
     y: Array,
@@ -73,21 +73,26 @@ def forward(
     """
     kind = registry[cell]
     rounded = bfloat16 if compute_dtype else np.asarray
-    (T, B, _), P, early = x.shape, weight_hh.shape[1], len(kind.from_h) - getattr(kind, "late", 0)
+    (T, B, _), early = x.shape, len(kind.from_h) - getattr(kind, "late", 0)
+    if weight_hh is None:
+        weight_hh = np.zeros((0, len(weight_ih) // len(kind.from_x)), x.dtype)
+    if getattr(kind, "ordered", False) and params is not None:
+        weight_hh = ordered(weight_hh, params)
+    P = weight_hh.shape[1]
     H = P if weight_hr is None else weight_hr.shape[1]
     if weight_hr is not None:
         weight_hr, weight_hh = padded(weight_hr, 0, H), padded(weight_hh, 1, H)
     x_product = Product(rounded(weight_ih), norm_ih, rounded)
     h_product, late_product = (
-        Product(rounded(weight_hh[rows]), None if norm_hh is None else norm_hh[rows], rounded)
-        for rows in (slice(early * H), slice(early * H, None))
+        Product(rounded(weight_hh[rows]), None if norm_hh is None else norm_hh[rows], rounded, reads)
+        for rows, reads in ((slice(early * H), 1), (slice(early * H, None), getattr(kind, "reads", 1)))
     )
     biases = (None, None) if bias_hh is None else (bias_hh[: early * H], bias_hh[early * H :])
     active = active_steps(T, B, lengths, mask)
     restart = active & (np.zeros((T, B, 1), bool) if resets is None else resets[:, :, None])
     x = np.where(active, x, 0)
     a = np.zeros((T, kind.slots, B, H), x.dtype)
-    rows, x_kept = x_product.forward(x)
+    rows, x_kept = x_product.forward([x])
     a[:, list(kind.from_x)] += split(plus(rows, bias_ih), H)
     h_kept, late_kept = [None] * T, [None] * T
     started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
@@ -101,11 +106,13 @@ def forward(
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
-        rows, h_kept[t] = h_product.forward(s[0] * factors)
+        rows, h_kept[t] = h_product.forward([s[0] * factors])
         a[t, list(kind.from_h[:early])] += split(plus(rows, biases[0]), H)
         if early < len(kind.from_h):
-            rows, late_kept[t] = late_product.forward(kind.read(a[t], s) * factors)
-            a[t, list(kind.from_h[early:])] += split(plus(rows, biases[1]), H)
+            rows, late_kept[t] = late_product.forward([read * factors for read in kind.read(a[t], s)])
+            np.add.at(
+                a[t], list(kind.from_h[early:]), split(plus(rows, biases[1]), H)
+            )  # a slot may come again
         s_new, step_save = kind.forward(a[t], s, p)
         s_new = np.stack(s_new)
         if weight_hr is not None:
@@ -134,7 +141,7 @@ def backward(
     dx_accumulate: bool,
     dstate_out: Sequence[Array],
     dweight_ih: Array,
-    dweight_hh: Array,
+    dweight_hh: Array | None,
     dbias_ih: Array | None,
     dbias_hh: Array | None,
     dparams: Array | None = None,
@@ -176,11 +183,11 @@ def backward(
         if late_slots:
             drows[t, :, early * H :] = late_product.backward(join(da[t, late_slots]), late_kept[t])
             dread = late_product.pull(drows[t, :, early * H :]) * saved.factors
-            dh_read, da_read = kind.read_backward(saved.save[t], saved.state[t], dread)
-            ds_old[0] += dh_read
+            ds_read, da_read = kind.read_backward(saved.save[t], saved.state[t], dread)
+            ds_old += ds_read
             da[t] += da_read
         drows[t, :, : early * H] = h_product.backward(join(da[t, early_slots]), h_kept[t])
-        ds_old[0] += h_product.pull(drows[t, :, : early * H]) * saved.factors
+        ds_old[0] += h_product.pull(drows[t, :, : early * H])[0] * saved.factors
         ds = np.where(active[t], ds_old, ds)
         dinitial += np.where(restart[t], ds, 0)
         ds = np.where(restart[t], 0, ds)
@@ -190,16 +197,18 @@ def backward(
     # The weight gradients need no recurrence: one product over all steps and rows.
     da_x, da_h = join(da[:, list(kind.from_x)]), join(da[:, list(kind.from_h)])
     dx_rows = x_product.backward(da_x, x_kept)
-    dweight_ih[...] = np.tensordot(rounded(dx_rows), rounded(saved.x), ((0, 1), (0, 1)))
-    seen = [saved.state[:, 0] * saved.factors]
-    if late_slots:
+    dweight_ih[...] = x_product.dweight(dx_rows, [saved.x])
+    if dweight_hh is not None:
+        dweight = h_product.dweight(drows[..., : early * H], [saved.state[:, 0] * saved.factors])
+        dweight = ordered(dweight, saved.params[:, 0]) if getattr(kind, "ordered", False) else dweight
+        dweight_hh[: early * H] = dweight[:, : dweight_hh.shape[1]]
+    if late_slots and dweight_hh is not None:
         late_seen = [kind.read_saved(*kept) for kept in zip(saved.save, saved.state, strict=True)]
-        seen.append(np.reshape(late_seen, (T, B, H)) * saved.factors)
-    for rows, read in zip((slice(early * H), slice(early * H, None)), seen, strict=False):
-        dweight = np.tensordot(rounded(drows[..., rows]), rounded(read), ((0, 1), (0, 1)))
-        dweight_hh[rows] = dweight[:, : dweight_hh.shape[1]]
-    if dnorm_ih is not None and dnorm_hh is not None:
+        seen = np.moveaxis(np.reshape(late_seen, (T, late_product.reads, B, H)), 1, 0) * saved.factors
+        dweight_hh[early * H :] = late_product.dweight(drows[..., early * H :], list(seen))
+    if dnorm_ih is not None:
         dnorm_ih[...] = (da_x * x_kept[0]).sum((0, 1))
+    if dnorm_hh is not None:
         of_h = [
             np.concatenate([k[0] for k in kept if k is not None], -1)
             for kept in zip(h_kept, late_kept, strict=True)
@@ -212,7 +221,7 @@ def backward(
     if dbias_hh is not None:
         dbias_hh[...] = da_h.sum((0, 1))
     if dx is not None:
-        dx[...] = x_product.pull(dx_rows) + (dx if dx_accumulate else 0)
+        dx[...] = x_product.pull(dx_rows)[0] + (dx if dx_accumulate else 0)
 
 
 def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> Array:
@@ -223,6 +232,12 @@ def active_steps(T: int, B: int, lengths: Array | None, mask: Array | None) -> A
     if mask is not None:
         active &= mask
     return active[:, :, None]
+
+
+def ordered(weight: Array, params: Array) -> Array:
+    """A weight of h (H, H) with zeros from every unit to those whose first parameter is larger."""
+    order = params[0].real
+    return np.where(order >= order[:, None], weight, 0)
 
 
 def padded(a: Array, axis: int, size: int) -> Array:

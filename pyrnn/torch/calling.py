@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from pyrnn import checks
 from pyrnn.functional import KERNELS
+from pyrnn.initial import periods
 from pyrnn.torch import arrays, eager, formulas, inspecting, variants
 from pyrnn.torch.arrays import Call
 from pyrnn.torch.inspecting import turned
@@ -152,11 +153,13 @@ class Recurrent(torch.nn.RNNBase):
         return self._cell if self._variant is None else self._variant.layout.spec.name
 
     def reset_parameters(self) -> None:
-        """PyTorch's initial values, and ones for the gains of normalisation."""
+        """PyTorch's initial values, ones for the gains of normalisation, and periods."""
         super().reset_parameters()
         for name, parameter in self.named_parameters(recurse=False):
             if name.startswith("weight_ln"):
                 torch.nn.init.ones_(parameter)
+            if name.startswith("weight_period"):
+                parameter.data.copy_(torch.from_numpy(periods(self.hidden_size)))
 
     def extra_repr(self) -> str:
         """PyTorch's words, and what is not PyTorch's."""

@@ -15,8 +15,6 @@ from pyrnn.layout import Layout
 from pyrnn.torch import arrays
 from pyrnn.torch.arrays import DTYPES
 
-STATE_NAMES = ("h", "c")
-
 
 def layout_of(module: Any) -> Layout:
     """Names and shapes of a layer's parameters."""
@@ -71,7 +69,7 @@ def gates(module: Any, input: Tensor, hx: Any, layer: int, options: dict[str, An
     )[2]
     number = layer % module.num_layers
     found = stacking.gates(saved, number, registry[layout.spec.name].gate_names)
-    found |= stacking.states(saved, number, STATE_NAMES[: layout.spec.states])
+    found |= stacking.states(saved, number, layout.spec.state_names)
     return {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in found.items()}
 
 

@@ -32,14 +32,12 @@ class Variant(NamedTuple):
 
 
 def cells_of(name: str) -> tuple[str, ...]:
-    """The cells that a layer of this name may have: two states in the LSTM, one in the others."""
-    states = 2 if name == "LSTM" else 1
-    simple = name == "RNN"
-    return tuple(
-        cell
-        for cell, spec in KERNELS.specs.items()
-        if spec.states == states and (states == 2 or cell.startswith("rnn_") == simple)
-    )
+    """The cells that a layer of this name may have: of several states the LSTM, without gates the RNN."""
+
+    def layer_of(cell: str, states: int) -> str:
+        return "LSTM" if states > 1 else "RNN" if cell.startswith(("rnn_", "indrnn_")) else "GRU"
+
+    return tuple(cell for cell, spec in KERNELS.specs.items() if layer_of(cell, spec.states) == name)
 
 
 def vary(

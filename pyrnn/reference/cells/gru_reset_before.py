@@ -6,7 +6,6 @@ r = σ(a_r), z = σ(a_z), n = tanh(a_n), whose product is R_n (r h);  h' = (1 - 
 
 import numpy as np
 
-from pyrnn.layout import Array
 from pyrnn.reference.cells.activations import Sigmoid, Slots, Tanh
 
 
@@ -16,8 +15,8 @@ class GruResetBefore:
     gate_names = ("r", "z", "n")
 
     @staticmethod
-    def read(a: Slots, s: Slots) -> Array:
-        return Sigmoid.f(a[0]) * s[0]
+    def read(a: Slots, s: Slots) -> Slots:
+        return (Sigmoid.f(a[0]) * s[0],)
 
     @staticmethod
     def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:
@@ -31,10 +30,10 @@ class GruResetBefore:
         return da, (ds[0] * z,), ()
 
     @staticmethod
-    def read_saved(save: Slots, s: Slots) -> Array:
-        return np.asarray(save[0] * s[0])
+    def read_saved(save: Slots, s: Slots) -> Slots:
+        return (save[0] * s[0],)
 
     @staticmethod
-    def read_backward(save: Slots, s: Slots, dread: Array) -> tuple[Array, Slots]:
-        zero = np.zeros_like(dread)
-        return dread * save[0], (dread * s[0] * Sigmoid.df(save[0]), zero, zero)
+    def read_backward(save: Slots, s: Slots, dread: Slots) -> tuple[Slots, Slots]:
+        zero = np.zeros_like(dread[0])
+        return (dread[0] * save[0],), (dread[0] * s[0] * Sigmoid.df(save[0]), zero, zero)

@@ -6,7 +6,6 @@ f = σ(a_f), n = tanh(a_n), whose product is R_n (f h);  h' = (1 - f) h + f n.
 
 import numpy as np
 
-from pyrnn.layout import Array
 from pyrnn.reference.cells.activations import Sigmoid, Slots, Tanh
 
 
@@ -16,8 +15,8 @@ class Mgu:
     gate_names = ("f", "n")
 
     @staticmethod
-    def read(a: Slots, s: Slots) -> Array:
-        return Sigmoid.f(a[0]) * s[0]
+    def read(a: Slots, s: Slots) -> Slots:
+        return (Sigmoid.f(a[0]) * s[0],)
 
     @staticmethod
     def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:
@@ -30,9 +29,10 @@ class Mgu:
         return (ds[0] * (n - s[0]) * Sigmoid.df(f), ds[0] * f * Tanh.df(n)), (ds[0] * (1 - f),), ()
 
     @staticmethod
-    def read_saved(save: Slots, s: Slots) -> Array:
-        return np.asarray(save[0] * s[0])
+    def read_saved(save: Slots, s: Slots) -> Slots:
+        return (save[0] * s[0],)
 
     @staticmethod
-    def read_backward(save: Slots, s: Slots, dread: Array) -> tuple[Array, Slots]:
-        return dread * save[0], (dread * s[0] * Sigmoid.df(save[0]), np.zeros_like(dread))
+    def read_backward(save: Slots, s: Slots, dread: Slots) -> tuple[Slots, Slots]:
+        zero = np.zeros_like(dread[0])
+        return (dread[0] * save[0],), (dread[0] * s[0] * Sigmoid.df(save[0]), zero)

@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MUT1 (Jozefowicz, Zaremba & Sutskever 2015): the update gate does not see h, x is squashed by itself.
+
+r = σ(a_r), z = σ(a_z), n = tanh(tanh(a_nx) + a_nh), whose product is R_n (r h);  h' = z n + (1 - z) h.
+"""
+
+import numpy as np
+
+from pyrnn.reference.cells.activations import Sigmoid, Slots, Tanh
+
+
+class Mut1:
+    slots, states, saved, params, late = 4, 1, 4, 0, 1
+    from_x, from_h = (0, 1, 2), (0, 3)
+    gate_names = ("r", "z", "n")
+
+    @staticmethod
+    def read(a: Slots, s: Slots) -> Slots:
+        return (Sigmoid.f(a[0]) * s[0],)
+
+    @staticmethod
+    def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:
+        r, z, x = Sigmoid.f(a[0]), Sigmoid.f(a[1]), Tanh.f(a[2])
+        n = Tanh.f(x + a[3])
+        return (z * n + (1 - z) * s[0],), (r, z, n, x)
+
+    @staticmethod
+    def backward(save: Slots, s: Slots, p: Slots, ds: Slots) -> tuple[Slots, Slots, Slots]:
+        _, z, n, x = save
+        dn = ds[0] * z * Tanh.df(n)
+        da = (np.zeros_like(z), ds[0] * (n - s[0]) * Sigmoid.df(z), dn * Tanh.df(x), dn)
+        return da, (ds[0] * (1 - z),), ()
+
+    @staticmethod
+    def read_saved(save: Slots, s: Slots) -> Slots:
+        return (save[0] * s[0],)
+
+    @staticmethod
+    def read_backward(save: Slots, s: Slots, dread: Slots) -> tuple[Slots, Slots]:
+        zero = np.zeros_like(dread[0])
+        return (dread[0] * save[0],), (dread[0] * s[0] * Sigmoid.df(save[0]), zero, zero, zero)
