@@ -139,8 +139,8 @@ BUGS = (
     Bug(
         "reset_after confused",
         "csrc/engine/staged_forward.h",
-        "reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, read(n));",
-        "copy_row(row[n].state, padded, read(n), padded);",
+        "reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, out);",
+        "copy_row(row[n].state, padded, out, padded);",
         tests=STAGES,
     ),
     attention_bug(
