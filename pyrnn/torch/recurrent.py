@@ -107,7 +107,7 @@ class GRU(Recurrent, torch.nn.GRU):
 class RNN(Recurrent, torch.nn.RNN):
     """`torch.nn.RNN` on the kernels; see `LSTM` for the options beside PyTorch's, and what falls back.
 
-    `cell` may stand for the nonlinearity: "rnn_tanh" or "rnn_relu".
+    `cell` may stand for the nonlinearity: "rnn_tanh" or "rnn_relu"; or be "indrnn_tanh" or "indrnn_relu".
     """
 
     _tuple = False
@@ -124,9 +124,9 @@ class RNN(Recurrent, torch.nn.RNN):
     ) -> None:
         cell_option(variants.cells_of("RNN"), cell)
         if cell is not None and len(args) < 4:
-            kwargs.setdefault("nonlinearity", cell.removeprefix("rnn_"))
+            kwargs.setdefault("nonlinearity", cell.rpartition("_")[2])
         super().__init__(*args, **kwargs)
-        if cell is not None and cell != self._cell:
+        if cell is not None and not cell.endswith(self._cell):
             raise ValueError(f"cell: expected {self._cell!r} for this nonlinearity, got {cell!r}")
         variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
