@@ -62,7 +62,7 @@ class Backend:
                 cell["params"],
                 cell["param_name"],
                 cell["late"],
-                cell["ordered"],
+                cell.get("ordered", False),
                 cell.get("roles", ""),
             )
             for name, cell in cells.items()

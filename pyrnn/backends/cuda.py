@@ -92,7 +92,7 @@ class CudaBackend(Backend):
         cells = {
             name: cell
             for name, cell in _core.cells().items()
-            if not (cell["late"] or cell["ordered"]) and cell["from_h"]
+            if not (cell["late"] or cell.get("ordered")) and cell["from_h"]
         }
         super().__init__(cells, self.run, self.run_backward, NUMBERS, installed_library(self.device))
 
