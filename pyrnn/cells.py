@@ -18,7 +18,14 @@ from pyrnn.storing import Stored, bound
 
 
 def cells() -> tuple[str, ...]:
-    """Names of the registered cells, for `Recurrent`, `Cell` and `pyrnn.functional`."""
+    """Names of the registered cells, for `Recurrent`, `Cell` and `pyrnn.functional`.
+
+    Examples
+    --------
+    >>> import pyrnn
+    >>> pyrnn.cells()[:4]
+    ('lstm', 'gru', 'rnn_tanh', 'rnn_relu')
+    """
     return tuple(KERNELS.specs)
 
 
@@ -187,7 +194,15 @@ def first(state: State) -> State:
 
 
 class LSTMCell(Cell):
-    """One step of the LSTM; the state is (h, c). Arguments as `Cell`, without the name."""
+    """One step of the LSTM; the state is (h, c). Arguments as `Cell`, without the name.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> h, c = pyrnn.LSTMCell(3, 5, seed=0)(np.ones((2, 3), np.float32))
+    >>> h.shape, c.shape
+    ((2, 5), (2, 5))
+    """
 
     def __init__(
         self,
@@ -207,7 +222,16 @@ class LSTMCell(Cell):
 
 
 class GRUCell(Cell):
-    """One step of the GRU with the reset gate after the product. Arguments as `Cell`, without the name."""
+    """One step of the GRU with the reset gate after the product. Arguments as `Cell`, without the name.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> cell = pyrnn.GRUCell(3, 5, seed=0)
+    >>> h = cell(np.ones((2, 3), np.float32))
+    >>> cell(np.ones((2, 3), np.float32), h).shape
+    (2, 5)
+    """
 
     def __init__(
         self,
@@ -227,7 +251,15 @@ class GRUCell(Cell):
 
 
 class RNNCell(Cell):
-    """One step of the simple network; `nonlinearity` is "tanh" or "relu". Other arguments as `Cell`."""
+    """One step of the simple network; `nonlinearity` is "tanh" or "relu". Other arguments as `Cell`.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> cell = pyrnn.RNNCell(3, 5, nonlinearity="relu", seed=0)
+    >>> bool((cell(np.ones((2, 3), np.float32)) >= 0).all())
+    True
+    """
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ PREFIX = "attention."
 class AttentionDecoder(Stepping):
     """One recurrent cell that attends to a memory at every step.
 
-    With h the cell's output, c the context that the attention returns for a query, and O the size of out:
+    With h the cell's output, c the context that the attention returns for a query, and O the size of out::
 
         query="current" (Luong et al. 2015): h_t = cell([x_t; feed_{t-1}]); c_t = attention(h_t);
             feed_t = out_t with an attention layer, else c_t

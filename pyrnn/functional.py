@@ -186,6 +186,16 @@ def sequence_backward(saved: Saved, dy: Array | None, dstate: State | None = Non
         `saved` is something else, or a dtype is wrong.
     ValueError
         A shape is wrong.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> layer = pyrnn.GRU(3, 5, seed=0)
+    >>> x = np.ones((7, 2, 3), np.float32)
+    >>> y, h, saved = pyrnn.functional.sequence_forward("gru", x, None, layer.params)
+    >>> grads = pyrnn.functional.sequence_backward(saved, y)  # of ½·Σy²
+    >>> grads.x.shape, grads.state.shape, grads.params["weight_hh_l0"].shape
+    ((7, 2, 3), (1, 2, 5), (15, 5))
     """
     return stacking.backward(saved, dy, dstate)
 
@@ -216,6 +226,14 @@ def sequence(
     -------
     y : array (T, B, H·directions), in the layout of x
     state : the state after each row's last valid step
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> layer = pyrnn.LSTM(3, 5, seed=0)
+    >>> y, (h, c) = pyrnn.functional.sequence("lstm", np.ones((7, 2, 3), np.float32), params=layer.params)
+    >>> y.shape, c.shape
+    ((7, 2, 5), (1, 2, 5))
     """
     return stacking.from_names(
         KERNELS,
@@ -258,7 +276,7 @@ def decoder_forward(
 ) -> tuple[Array, State, Array, decoding.Saved]:
     """Run a cell that attends to a memory at every step, and keep what the backward needs.
 
-    With h the cell's output, c the context, [·; ·] side by side, W and b the attention layer:
+    With h the cell's output, c the context, [·; ·] side by side, W and b the attention layer::
 
         query="current" (Luong et al. 2015): h_t = cell([x_t; feed_{t-1}]); c_t = attention(h_t);
             feed_t = out_t with W, else c_t
@@ -371,5 +389,17 @@ def decoder_backward(
         `saved` is something else, or a dtype is wrong.
     ValueError
         A shape is wrong, or the alignment has no gradient.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from pyrnn.functional import decoder_backward, decoder_forward
+    >>> params = {"weight_ih": np.ones((5, 7)), "weight_hh": np.zeros((5, 5))}
+    >>> attention = {"score": "general", "params": {"weight": np.ones((5, 4))}}
+    >>> x, memory = np.ones((2, 6, 3)), np.ones((2, 7, 4))
+    >>> outputs, h, weights, saved = decoder_forward("rnn_tanh", x, memory, params, attention=attention)
+    >>> grads = decoder_backward(saved, outputs, dweights=weights)
+    >>> grads.x.shape, grads.attention["weight"].shape
+    ((2, 6, 3), (5, 4))
     """
     return decoding.backward(saved, doutputs, dstate, dweights)

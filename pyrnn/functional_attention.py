@@ -205,6 +205,15 @@ def attention_backward(
         `saved` is something else, or a dtype is wrong.
     ValueError
         A shape is wrong, or the alignment was "hard_monotonic".
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> query, key = np.ones((2, 4, 3), np.float32), np.ones((2, 9, 3), np.float32)
+    >>> context, weights, saved = pyrnn.functional.attention_forward(query, key)
+    >>> grads = pyrnn.functional.attention_backward(saved, context)  # of ½·Σ context²
+    >>> grads.query.shape, grads.key.shape, grads.value is None
+    ((2, 4, 3), (2, 9, 3), True)
     """
     return attending.backward(saved, dcontext, dweights)
 

@@ -59,6 +59,13 @@ class GRU(Recurrent):
 
     The state is h. Gate order r z n. `reset_after=True` applies the reset gate after the product, as
     `torch.nn.GRU`, to which it is equivalent; False applies it before, as the original.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> y, h = pyrnn.GRU(3, 5, num_layers=2, seed=0)(np.ones((7, 2, 3), np.float32))
+    >>> y.shape, h.shape
+    ((7, 2, 5), (2, 2, 5))
     """
 
     def __init__(
@@ -80,6 +87,14 @@ class RNN(Recurrent):
     """Simple recurrent network (Elman 1990); arguments as `Recurrent`, and `nonlinearity`, "tanh" or "relu".
 
     The state is h. Equivalent to `torch.nn.RNN`.
+
+    Examples
+    --------
+    >>> import numpy as np, pyrnn
+    >>> layer = pyrnn.RNN(3, 5, nonlinearity="relu", batch_first=True, seed=0)
+    >>> y, h = layer(np.ones((2, 7, 3), np.float32))
+    >>> y.shape, h.shape
+    ((2, 7, 5), (1, 2, 5))
     """
 
     def __init__(

@@ -2,6 +2,7 @@
 """The documentation: its Python runs, its commands parse, and its tables of options are the programs'."""
 
 import dataclasses
+import os
 import re
 import shlex
 from pathlib import Path
@@ -12,17 +13,22 @@ from pyrnn import cli
 from pyrnn.examples.config import CaptionsConfig, Config, Options, TranslateConfig
 
 ROOT = Path(__file__).parent.parent
-CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN, CONVERTING = (
-    ROOT / "docs" / f"{name}.md"
-    for name in ("charlm", "attention", "captions", "pytorch", "sklearn", "converting")
-)
+DOCS = ROOT / "docs"
+CHARLM, ATTENTION, CAPTIONS = (DOCS / f"{name}.md" for name in ("charlm", "attention", "captions"))
+#: Every page that has Python in it.
 PAGES = [
     path
-    for path in (ROOT / "README.md", CHARLM, ATTENTION, CAPTIONS, TORCH, SKLEARN, CONVERTING)
-    if path.exists()
+    for path in (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+    if "```python" in path.read_text("utf-8")
 ]
 #: What a page that says so needs.
-NEEDS = {"import torch": "torch", "import onnx": "onnx", "import pyrnn.sklearn": "sklearn"}
+NEEDS = {
+    "import cupy": "cupy",
+    "import torch": "torch",
+    "import keras": "keras",
+    "import onnx": "onnx",
+    "import pyrnn.sklearn": "sklearn",
+}
 
 
 def blocks(page: Path, language: str) -> list[tuple[int, str]]:
@@ -32,11 +38,13 @@ def blocks(page: Path, language: str) -> list[tuple[int, str]]:
     return [(text.count("\n", 0, fence.start(1)), fence[1]) for fence in fences]
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras on PyTorch
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page in their order, as one program."""
     for words, module in NEEDS.items():
         if words in page.read_text(encoding="utf-8"):
+            monkeypatch.setenv("KERAS_BACKEND", os.environ.get("KERAS_BACKEND", "torch"))
             pytest.importorskip(module, reason=f"{module} is not installed")
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -83,3 +91,14 @@ def test_table_of_options_is_complete(page: Path, config: type[Options], others:
     for field in dataclasses.fields(config):
         assert documented.pop(field.name) == str(field.default)
     assert set(documented) == others | {"checkpoint", "resume", "log", "quiet"}
+
+
+@pytest.mark.skipif(not CHARLM.exists(), reason="the source distribution has no docs")
+def test_every_page_is_in_the_contents() -> None:
+    """Once, in the table of contents of docs/index.md."""
+    entries = [
+        line for _, block in blocks(DOCS / "index.md", "{toctree}") for line in block.split("\n\n")[1].split()
+    ]
+    pages = {path.stem for path in DOCS.glob("*.md")} - {"index"}
+    assert len(entries) == len(set(entries))
+    assert {entry for entry in entries if "/" not in entry} == pages

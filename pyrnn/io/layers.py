@@ -23,6 +23,19 @@ def save_layer(layer: Any, path: str | os.PathLike[str]) -> None:
     layer : pyrnn.Recurrent, pyrnn.Cell, an attention or pyrnn.AttentionDecoder
     path : path
         Replaced, atomically, if it exists.
+
+    Raises
+    ------
+    OSError
+        The file cannot be written.
+
+    Examples
+    --------
+    >>> import os, tempfile, pyrnn, pyrnn.io
+    >>> path = os.path.join(tempfile.mkdtemp(), "cell.safetensors")
+    >>> pyrnn.io.save_layer(pyrnn.LSTMCell(3, 5, seed=0), path)
+    >>> type(pyrnn.load(path)).__name__
+    'LSTMCell'
     """
     save_safetensors(path, layer.state_dict(), {KEY: json.dumps(layer.config())})
 

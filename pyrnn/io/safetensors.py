@@ -87,6 +87,7 @@ def save_safetensors(
     Examples
     --------
     >>> import numpy as np, os, tempfile
+    >>> from pyrnn.io import load_safetensors, save_safetensors
     >>> path = os.path.join(tempfile.mkdtemp(), "two.safetensors")
     >>> save_safetensors(path, {"a": np.arange(3.0), "b": np.ones((2, 2), np.int8)}, {"made": "here"})
     >>> tensors, metadata = load_safetensors(path)
@@ -147,6 +148,15 @@ def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Array], di
     Notes
     -----
     Equivalent to `safetensors.numpy.load_file(path)`. Memory is allocated only for bytes that the file has.
+
+    Examples
+    --------
+    >>> import numpy as np, os, tempfile
+    >>> from pyrnn.io import load_safetensors, save_safetensors
+    >>> path = os.path.join(tempfile.mkdtemp(), "one.safetensors")
+    >>> save_safetensors(path, {"a": np.arange(3.0)})
+    >>> load_safetensors(path)
+    ({'a': array([0., 1., 2.])}, {})
     """
     where = os.fspath(path)
     with open(path, "rb") as file:

@@ -136,6 +136,13 @@ class LuongAttention(Attention):
         Dq and Dk.
     **options
         score, units, local, window, position_units, bias, coverage, scale, alignment; dtype.
+
+    Examples
+    --------
+    >>> import torch, pyrnn.torch
+    >>> attention = pyrnn.torch.LuongAttention(4, 6, score="general")
+    >>> attention(torch.ones(2, 3, 4), torch.ones(2, 5, 6)).shape
+    torch.Size([2, 3, 6])
     """
 
     def __init__(self, query_size: int, key_size: int, **options: Any) -> None:

@@ -163,7 +163,14 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
 
 
 class GRUCell(Cell, torch.nn.GRUCell):
-    """`torch.nn.GRUCell` on the kernels; see `LSTMCell`."""
+    """`torch.nn.GRUCell` on the kernels; see `LSTMCell`.
+
+    Examples
+    --------
+    >>> import torch, pyrnn.torch
+    >>> pyrnn.torch.GRUCell(3, 5)(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+    """
 
     _tuple = False
 
@@ -177,7 +184,14 @@ class GRUCell(Cell, torch.nn.GRUCell):
 
 
 class RNNCell(Cell, torch.nn.RNNCell):
-    """`torch.nn.RNNCell` on the kernels; see `LSTMCell`. `cell` may stand for the nonlinearity."""
+    """`torch.nn.RNNCell` on the kernels; see `LSTMCell`. `cell` may stand for the nonlinearity.
+
+    Examples
+    --------
+    >>> import torch, pyrnn.torch
+    >>> pyrnn.torch.RNNCell(3, 5)(torch.ones(2, 3)).shape
+    torch.Size([2, 5])
+    """
 
     _tuple = False
 

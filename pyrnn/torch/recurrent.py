@@ -80,7 +80,17 @@ class LSTM(Recurrent, torch.nn.LSTM):
 
 
 class GRU(Recurrent, torch.nn.GRU):
-    """`torch.nn.GRU` on the kernels; see `LSTM` for the options beside PyTorch's, and what falls back."""
+    """`torch.nn.GRU` on the kernels; see `LSTM` for the options beside PyTorch's, and what falls back.
+
+    Examples
+    --------
+    >>> import torch, pyrnn.torch
+    >>> layer = pyrnn.torch.GRU(3, 5, num_layers=2)
+    >>> y, h = layer(torch.ones(7, 2, 3))
+    >>> y.square().sum().backward()
+    >>> h.shape, layer.weight_hh_l1.grad.shape
+    (torch.Size([2, 2, 5]), torch.Size([15, 5]))
+    """
 
     _tuple = False
 
@@ -108,6 +118,13 @@ class RNN(Recurrent, torch.nn.RNN):
     """`torch.nn.RNN` on the kernels; see `LSTM` for the options beside PyTorch's, and what falls back.
 
     `cell` may stand for the nonlinearity: "rnn_tanh" or "rnn_relu"; or be "indrnn_tanh" or "indrnn_relu".
+
+    Examples
+    --------
+    >>> import torch, pyrnn.torch
+    >>> y, h = pyrnn.torch.RNN(3, 5, nonlinearity="relu")(torch.ones(7, 2, 3))
+    >>> y.shape, h.shape
+    (torch.Size([7, 2, 5]), torch.Size([1, 2, 5]))
     """
 
     _tuple = False

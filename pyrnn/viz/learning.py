@@ -62,6 +62,8 @@ def gradient_norms(
     ['rnn', 'lstm, ∂L/∂h', 'lstm, ∂L/∂c']
     """
     alone, ax = ax is None, drawn_on(ax, (6, 4))
+    from matplotlib.ticker import MaxNLocator
+
     longest, highest = 1, 1.0
     for k, (name, values) in enumerate(norms.items()):
         rows = np.atleast_2d(np.asarray(values))
@@ -72,6 +74,7 @@ def gradient_norms(
             ax.semilogy(t, row[t - 1], line, color=(colors or {}).get(name, f"C{k % 10}"), label=label)
         longest = max(longest, rows.shape[1])
         highest = max(highest, float(np.max(rows, initial=0)))
+    ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     ax.set(xlabel="step t", ylabel="|∂L/∂h_t|", xlim=(1, max(2, longest)), ylim=(floor, 3 * highest))
     ax.grid(alpha=0.3)
     if alone:
