@@ -70,8 +70,15 @@ def test_options_of_variants_survive() -> None:
     layer = pyrnn.Recurrent("lstm_peephole", 3, 5, layer_norm=True, zoneout=(0.1, 0.2), seed=0)
     again = pyrnn.io.from_torch(pyrnn.io.to_torch(layer))
     assert repr(again) == repr(layer)
-    simple = pyrnn.Recurrent("janet", 3, 5, bidirectional=True, seed=0)
-    assert repr(pyrnn.io.from_torch(pyrnn.io.to_torch(simple))) == repr(simple)
+
+
+@pytest.mark.parametrize("cell", pyrnn.cells())
+def test_every_cell_has_a_module(cell: str) -> None:
+    layer = pyrnn.Recurrent(cell, 3, 5, bidirectional=True, seed=0)
+    again = pyrnn.io.from_torch(pyrnn.io.to_torch(layer))
+    assert again.cell == cell
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(again(x)[0], layer(x)[0])
 
 
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "RNNCell"])

@@ -24,7 +24,8 @@ from pyrnn.layout import Array
 SUFFIXES = (".safetensors", ".pt", ".pth", ".keras", ".onnx")
 #: Names of a layer's parameters in a state_dict, behind the path of its module; a cell's have no `_l0`.
 PARAMETER = re.compile(
-    r"(?:(?P<prefix>.*)\.)?(?P<name>(?:weight|bias)_[a-z_]+?(?P<end>_l\d+(?:_reverse)?)?)", re.DOTALL
+    r"(?:(?P<prefix>.*)\.)?(?P<name>(?:(?:weight|bias)_[a-z_]+?|[hc]0)(?P<end>_l\d+(?:_reverse)?)?)",
+    re.DOTALL,
 )
 
 

@@ -162,12 +162,13 @@ def module_of(layer: Any) -> Any:
     kind = CLASSES.get(layer.cell)
     if kind is None or options:
         import pyrnn.torch as library
+        from pyrnn.torch.variants import cells_of
 
         if kind is None:
-            kind = "LSTM" if layer._layout.spec.states == 2 else "GRU"
+            kind = next(kind for kind in ("LSTM", "GRU", "RNN") if layer.cell in cells_of(kind))
             options["cell"] = layer.cell
     if kind == "RNN":
-        options["nonlinearity"] = layer.cell.removeprefix("rnn_")
+        options["nonlinearity"] = layer.cell.rpartition("_")[2]
     if layer.proj_size:
         options["proj_size"] = layer.proj_size
     module = getattr(library, kind)(
