@@ -66,6 +66,25 @@ PYRNN_FN Vec<T> exp_within(Vec<T> x) {
   return scale * m + scale;
 }
 
+#if defined(__AVX512F__)
+// e^x = 2^k·2^(j/16)·(1 + m) in float, 16 values of j in one register: m of |r| <= ln2/32 takes three multiply-adds
+// less than above. Max error 1.1 ULP on [-87, 88], nothing in particular beyond.
+alignas(64) constexpr float sixteenths[16] = {
+    1,           1.04427373f, 1.09050775f, 1.13878858f, 1.18920708f, 1.24185777f, 1.29683959f, 1.35425556f,
+    1.41421354f, 1.47682619f, 1.54221082f, 1.61049032f, 1.68179286f, 1.75625217f, 1.8340081f,  1.91520655f};
+PYRNN_FN Vec<float> exp_by_sixteenths(Vec<float> x) {
+  using C = ExpConstants<float>;
+  const Vec<float> shifted = x * (16 * C::log2e) + C::round;
+  const Vec<float> n = shifted - C::round;
+  const Vec<float> r = x - n * (C::ln2_high / 16) - n * (C::ln2_low / 16);
+  const Vec<float> m = (r * r) * (r * (1 / 6.f) + 0.5f) + r;
+  const Vec<int32_t> bits = (Vec<int32_t>)shifted;
+  const Vec<int32_t> part = (Vec<int32_t>)_mm512_maskz_permutexvar_ps(0xffff, (__m512i)bits, (__m512)load(sixteenths));
+  const Vec<float> scale = (Vec<float>)(part + ((bits & ~15) << (C::mantissa - 4)));
+  return scale * m + scale;
+}
+#endif
+
 // tanh x = e/(e + 2) with e = e^{2x} - 1, which keeps the relative accuracy near zero.
 // Max error 4 ULP everywhere (float and double); NaN stays NaN. |x| is cut where tanh is 1 to the last bit.
 template <class T>
@@ -80,7 +99,11 @@ PYRNN_FN Vec<T> tanh_vector(Vec<T> x) {
 
 PYRNN_FN Vec<float> exp(Vec<float> x) { return exp_vector<float>(x); }
 PYRNN_FN Vec<double> exp(Vec<double> x) { return exp_vector<double>(x); }
+#if defined(__AVX512F__)
+PYRNN_FN Vec<float> exp_normal(Vec<float> x) { return exp_by_sixteenths(x); }
+#else
 PYRNN_FN Vec<float> exp_normal(Vec<float> x) { return exp_within<float>(x); }
+#endif
 PYRNN_FN Vec<double> exp_normal(Vec<double> x) { return exp_within<double>(x); }
 PYRNN_FN Vec<float> tanh(Vec<float> x) { return tanh_vector<float>(x); }
 PYRNN_FN Vec<double> tanh(Vec<double> x) { return tanh_vector<double>(x); }

@@ -147,6 +147,8 @@ struct PairGradients {
         const int64_t at = (b * s.Tk + j) * s.D + first;
         PYRNN_UNROLL for (int v = 0; v < V; v++) {
           const int64_t n = larger(0, s.D - first - v * L);
+          prefetch(static_cast<const T*>(args.key) + at + (V + v) * L);  // the next vectors of the row
+          __builtin_prefetch(static_cast<T*>(g.dkey) + at + (V + v) * L, 1, 2);
           const Vec<T> key = Score::prepare(load_tail(static_cast<const T*>(args.key) + at + v * L, n));
           Vec<T> of_key{};
           PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
