@@ -58,6 +58,7 @@ CellInfo cell_info(const char* name) {
           Cell::from_x,
           Cell::from_h,
           name_of_params<Cell>(),
+          roles_of<Cell>,
           is_ordered<Cell>,
           is_staged_cell<Cell>};
 }
@@ -85,10 +86,18 @@ void point_backward(int64_t H, const void* params, const void* save, const void*
                          {0, padded / lanes<T>});
 }
 
-// The engine's functions, bound to a cell. A layer is staged where its cell or its normalisation asks for that.
+// The engine's functions, bound to a cell. A layer is staged where its cell or an option asks for that, and so is the
+// backward of states.
+template <class Cell, class Args>
+bool is_staged(const Args& args) {
+  return is_staged_cell<Cell> || args.weights.norm_ih || args.weights.weight_hr || args.variation.varied ||
+         drops_afresh(args.regularization);
+}
 template <class Cell>
-bool is_staged(const Weights& weights) {
-  return is_staged_cell<Cell> || weights.norm_ih || weights.weight_hr;
+bool is_staged_backward(const BackwardArgs& args) {
+  for (const View& view : args.dstates)
+    if (view.data) return true;
+  return is_staged<Cell>(args);
 }
 
 template <class Cell, class T, class P>
@@ -99,27 +108,30 @@ CellKernels cell_kernels() {
   CellKernels k{};
   k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
     if constexpr (fused && plain)
-      if (!is_staged<Cell>(args.weights) && is_unpacked(cell_functions<Cell, T>, args))
+      if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args))
         return unpacked_memory(cell_functions<Cell, T>, args, threads, save);
     if constexpr (fused)
-      if (!is_staged<Cell>(args.weights)) return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
-    return staged_forward_memory<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads, save);
+      if (!is_staged<Cell>(args)) return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
+    return staged_forward_memory<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation),
+                                    args, threads, save);
   };
   k.forward = [](const ForwardArgs& args, int threads) {
     if constexpr (fused && plain)
-      if (!is_staged<Cell>(args.weights) && is_unpacked(cell_functions<Cell, T>, args))
+      if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args))
         return unpacked_forward(cell_functions<Cell, T>, args, threads);
     if constexpr (fused)
-      if (!is_staged<Cell>(args.weights)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
-    staged_forward<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);
+      if (!is_staged<Cell>(args)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
+    staged_forward<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation), args, threads);
   };
   k.backward_workspace = [](const BackwardArgs& args, int threads) {
-    if (!is_staged<Cell>(args.weights)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
-    return staged_backward_workspace<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);
+    if (!is_staged_backward<Cell>(args)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
+    return staged_backward_workspace<T>(functions_of<Cell, T>(args.variation),
+                                        read_functions_of<Cell, T>(args.variation), args, threads);
   };
   k.backward = [](const BackwardArgs& args, int threads) {
-    if (!is_staged<Cell>(args.weights)) return backward<T, B>(cell_functions<Cell, T>, args, threads);
-    staged_backward<T>(cell_functions<Cell, T>, read_functions<Cell, T>(), args, threads);
+    if (!is_staged_backward<Cell>(args)) return backward<T, B>(cell_functions<Cell, T>, args, threads);
+    staged_backward<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation), args,
+                       threads);
   };
   if constexpr (fused) {
     k.stream_pack_bytes = [](int64_t I, int64_t H) { return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H); };

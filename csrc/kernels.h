@@ -11,6 +11,26 @@ namespace pyrnn {
 enum Type { float32 = 0, float64 = 1, bfloat16 = 2, type_count = 3 };
 enum Activation { activation_sigmoid, activation_tanh, activation_relu, activation_exp, activation_count };
 
+// Activations that a call may ask for in place of a cell's own: those of the ONNX operators.
+enum Curve {
+  curve_sigmoid,
+  curve_tanh,
+  curve_relu,
+  curve_hardsigmoid,
+  curve_softsign,
+  curve_affine,
+  curve_leakyrelu,
+  curve_thresholdedrelu,
+  curve_scaledtanh,
+  curve_elu,
+  curve_softplus,
+  curve_count
+};
+struct CurveChoice {
+  int32_t curve;
+  double alpha, beta;
+};
+
 // An array of rows of contiguous numbers, addressed by step and by sequence: element k of sequence b at step t is
 // data[t·step + b·row + k]. Strides count elements.
 struct View {
@@ -59,24 +79,38 @@ struct Weights {
   const void *norm_ih, *norm_hh;  // gains of layer normalisation, (from_x·H), (from_h·H); null without
   const void* weight_hr;          // (P, H) of a projected layer, whose h has P numbers: weight_hh is (from_h·H, P)
   int64_t P;                      // 0 without
+  const void *norm_c, *bias_c;  // (H), (H): gain and bias of the normalisation of c; null without, bias_c also with
 };
+
+// What changes inside a cell; all zero: nothing. Such a layer is staged.
+struct Variation {
+  int32_t varied;  // the three curves, the clips or the dropout of the candidate
+  CurveChoice gate, candidate, output;  // of the gates, of what they let in, of c on its way out
+  double gate_clip, cell_clip;  // what pre-activations and c are clipped to, either side of zero; 0: nothing
+};
+
+// Where recurrent dropout acts: on the h that the product reads, with one mask for all steps of a sequence or another
+// at every step, or on the candidate, another at every step.
+enum DropoutKind { dropout_sequence, dropout_step, dropout_candidate, dropout_kind_count };
 
 // What training does to the states beside the cell; all zero: nothing. The masks follow from seed and stream.
 struct Regularization {
   double zoneout[max_states];  // probability that a unit keeps its old state; without training, how much of it
-  double dropout;              // of the h that the product reads, in training
+  double dropout;  // of the h that the product reads, in training
   int32_t training;
   uint32_t stream;  // another for each layer and direction
   uint64_t seed;
+  int32_t dropout_kind;
 };
 
 struct ForwardArgs {
   Sizes sizes;
   Schedule schedule;
-  View x, y;                                      // (T, B, I), (T, B, H)
+  View x, y;  // (T, B, I), (T, B, H)
   View state[max_states], state_out[max_states];  // (B, H); `step` is unused
   Weights weights;
   Regularization regularization;
+  Variation variation;
   void *states, *gates, *workspace;  // `gates` null: inference
 };
 
@@ -86,14 +120,17 @@ struct BackwardArgs {
   View x;
   Weights weights;  // without biases
   Regularization regularization;
+  Variation variation;
   const void *states, *gates;  // as forward left them
-  View dy;                     // data null: zero
-  View dstate[max_states];     // data null: zero
-  View dx;                     // data null: not wanted
+  View dy;  // data null: zero
+  View dstate[max_states];  // data null: zero
+  View dstates[max_states];  // (T, B, H): of the states after every step; data null: zero
+  View dx;  // data null: not wanted
   int32_t dx_accumulate;
   View dstate_out[max_states];
   void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams, *dnorm_ih, *dnorm_hh;  // biases may be null
   void* dweight_hr;
+  void *dnorm_c, *dbias_c;
   void* workspace;
 };
 
@@ -112,6 +149,7 @@ struct CellInfo {
   int reads;  // how many vectors that is
   const int *from_x, *from_h;
   const char* param_name;  // what the array of per-unit parameters is called; empty without any
+  const char* roles;  // of its activations that a call may choose: f, g, h; empty where it may not
   bool ordered;            // a weight of h counts only towards units whose first parameter is not larger
   bool staged;             // its step is no plain product of h: no streams, decoders or CUDA kernels of it
 };
@@ -143,10 +181,10 @@ enum Alignment { align_softmax, align_sparsemax, align_monotonic, align_hard_mon
 // What the weights before a query add to the scores of an additive score: w_d tanh(q_d + k_d + Σ_f U_df·x_f), where x
 // is the weights of the query before, filtered (location), and the sum of all before (coverage).
 struct History {
-  int64_t filters, width;     // of the location features; 0 without
-  const void* filter;         // (filters, width)
-  const void* location;       // (D, filters)
-  const void* coverage;       // (D); null without
+  int64_t filters, width;  // of the location features; 0 without
+  const void* filter;  // (filters, width)
+  const void* location;  // (D, filters)
+  const void* coverage;  // (D); null without
   const void* coverage_from;  // (B, Tk), the sum before the first query; null: zero
 };
 
@@ -155,27 +193,27 @@ struct AttentionArgs {
   AttentionSizes sizes;
   int32_t alignment;
   const void *query, *key, *value;  // (B, Tq, D), (B, Tk, D), (B, Tk, Dv)
-  const void* weight_score;         // (D); * for scores without weights
-  const int64_t* bounds;            // (B, Tq, 2): the first key of a query and the one after its last
-  const uint8_t* mask;              // (B, Tq, Tk), zero: not attended *
-  const void* bias;                 // (B, Tq, Tk), added to the scores *
-  const void* center;               // (B, Tq): weights are multiplied by e^(-(j - center)²/2σ²) *
+  const void* weight_score;  // (D); * for scores without weights
+  const int64_t* bounds;  // (B, Tq, 2): the first key of a query and the one after its last
+  const uint8_t* mask;  // (B, Tq, Tk), zero: not attended *
+  const void* bias;  // (B, Tq, Tk), added to the scores *
+  const void* center;  // (B, Tq): weights are multiplied by e^(-(j - center)²/2σ²) *
   double scale, sigma;
   const void* previous;  // (B, Tk): the weights before the first query; * zero, for monotonic one at the first key
   History history;
   void *context, *weights;  // (B, Tq, Dv), (B, Tq, Tk)
-  void* kept;               // (B, Tq, Tk), for backward: p of a monotonic alignment, weights before the Gaussian *
+  void* kept;  // (B, Tq, Tk), for backward: p of a monotonic alignment, weights before the Gaussian *
   void *query_size, *key_size;  // (B, Tq), (B, Tk), for backward: max |q_d| of each row, or 1/|q| for unit rows
   void* workspace;
 };
 
 struct AttentionGradients {
-  const void *dcontext, *dweights;     // dweights *
+  const void *dcontext, *dweights;  // dweights *
   void *dquery, *dkey, *dvalue;
-  void* dweight_score;                 // (D); * for scores without weights
-  void* dbias;                         // (1): the sum over all pairs
-  void* dcenter;                       // (B, Tq) *
-  void *dprevious, *dcoverage_from;    // (B, Tk) *
+  void* dweight_score;  // (D); * for scores without weights
+  void* dbias;  // (1): the sum over all pairs
+  void* dcenter;  // (B, Tq) *
+  void *dprevious, *dcoverage_from;  // (B, Tk) *
   void *dfilter, *dlocation, *dcoverage;  // of the history *
 };
 
@@ -190,23 +228,23 @@ struct DecoderArgs {
   const CellKernels* kernels;
   int64_t I, H, O, fed;  // inputs, units, outputs, what the cell reads beside x
   int32_t query_previous;
-  const void* x;                                         // (B, T, I)
-  const void* state[max_states];                         // (B, H)
-  Weights weights;                                        // as of a layer with I + fed inputs; biases *
-  const void *weight_query, *bias_query;                  // (D, H), (D) * identity
-  const void *weight_attention, *bias_attention;          // (O, M + H), (O) *
-  const void* feed;                                       // (B, fed) * zero
-  void* outputs;                                          // (B, T, O)
-  void* state_out[max_states];                            // (B, H)
+  const void* x;  // (B, T, I)
+  const void* state[max_states];  // (B, H)
+  Weights weights;  // as of a layer with I + fed inputs; biases *
+  const void *weight_query, *bias_query;  // (D, H), (D) * identity
+  const void *weight_attention, *bias_attention;  // (O, M + H), (O) *
+  const void* feed;  // (B, fed) * zero
+  void* outputs;  // (B, T, O)
+  void* state_out[max_states];  // (B, H)
   void *states, *gates;  // (T + 1, B, states, padded), (T, B, saved, padded); gates * in inference
   void* workspace;
 };
 
 struct DecoderGradients {
   AttentionGradients attention;  // dcontext and dquery are written by the loop
-  const void* doutputs;          // (B, T, O) *
+  const void* doutputs;  // (B, T, O) *
   const void* dstate[max_states];  // (B, H) *
-  void *dx, *dfeed;              // (B, T, I), (B, fed); dfeed *
+  void *dx, *dfeed;  // (B, T, I), (B, fed); dfeed *
   void* dstate_out[max_states];
   void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams;
   void *dweight_query, *dbias_query, *dweight_attention, *dbias_attention;

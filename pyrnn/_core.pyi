@@ -51,6 +51,9 @@ class Stream:
 # Zoneout of each state, dropout of h, training, seed, stream.
 Regularization = tuple[Sequence[float], float, bool, int, int]
 
+# The curves of gates, candidate and output, with alpha and beta; gate_clip, cell_clip; where dropout acts.
+Variation = tuple[Sequence[tuple[str, float, float]], float, float, str]
+
 def cells() -> dict[str, dict[str, Any]]: ...
 def forward(
     cell: str,
@@ -75,6 +78,9 @@ def forward(
     norm_ih: Array | None = None,
     norm_hh: Array | None = None,
     weight_hr: Array | None = None,
+    variation: Variation | None = None,
+    norm_c: Array | None = None,
+    bias_c: Array | None = None,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,
@@ -91,6 +97,9 @@ def backward(
     dnorm_ih: Array | None = None,
     dnorm_hh: Array | None = None,
     dweight_hr: Array | None = None,
+    dnorm_c: Array | None = None,
+    dbias_c: Array | None = None,
+    dstates: Sequence[Array] | None = None,
 ) -> None: ...
 def cell_jvp(
     cell: str,

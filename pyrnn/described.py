@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from pyrnn.layout import Layout
-from pyrnn.options import Chosen
+from pyrnn.options import Activation, Chosen
 
 
 class Described:
@@ -86,6 +87,31 @@ class Described:
     def weight_dropout(self) -> float:
         """Probability of zeroing a weight of h."""
         return self._chosen.weight_dropout
+
+    @property
+    def recurrent_dropout_kind(self) -> str:
+        """What recurrent dropout acts on."""
+        return self._chosen.recurrent_dropout_kind
+
+    @property
+    def cell_clip(self) -> float | None:
+        """What c is clipped to."""
+        return self._chosen.cell_clip
+
+    @property
+    def gate_clip(self) -> float | None:
+        """What activations read is clipped to."""
+        return self._chosen.gate_clip
+
+    @property
+    def activations(self) -> Sequence[Activation] | None:
+        """Those in place of the cell's own."""
+        return self._chosen.activations
+
+    @property
+    def cell_norm(self) -> bool:
+        """Whether c is normalised on its way to h."""
+        return self._chosen.cell_norm
 
     def config(self) -> dict[str, Any]:
         """What a file says beside the parameters, which tell the sizes."""

@@ -63,6 +63,7 @@ def sequence_forward(
     training: bool = True,
     out: Array | None = None,
     compute_dtype: str | None = None,
+    return_states: bool = False,
     **more: Unpack[CallOptions],
 ) -> Any:
     """Run a stack of recurrent layers and keep what the backward needs.
@@ -108,14 +109,20 @@ def sequence_forward(
     compute_dtype : {None, "bfloat16"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
         the weights; sums, states, outputs and gradients stay float32, which the arrays must be.
+    return_states : bool
+        Whether the states after every step are returned, too.
     **more
-        merge, weight_dropout: see `pyrnn.options.MoreOptions`. That layers differ in size, that the initial
-        states are parameters (`h0_l0`, `c0_l0`): the names and shapes of the parameters say so.
+        merge, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip, activations: see
+        `pyrnn.options.MoreOptions`. That layers differ in size, that c is normalised (`weight_ln_c_l0`), that
+        the initial states are parameters (`h0_l0`, `c0_l0`): the names and shapes of the parameters say so.
 
     Returns
     -------
     y : array (T, B, H·directions), in the layout of x
     state : the state after each row's last valid step, in the structure of `state`
+    states : with `return_states`, in the structure of `state`
+        Arrays (num_layers·directions, T, B, H), with `batch_first` (num_layers·directions, B, T, H): the
+        states of every layer and direction after every step, zero where a step was skipped.
     saved : Saved
         For `sequence_backward`. x and the parameters must not change until then; y may.
 
@@ -159,12 +166,15 @@ def sequence_forward(
         rng=rng,
         out=out,
         compute_dtype=compute_dtype,
+        return_states=checks.flag("return_states", return_states),
         **more,
         save=True,
     )
 
 
-def sequence_backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
+def sequence_backward(
+    saved: Saved, dy: Array | None, dstate: State | None = None, dstates: State | None = None
+) -> Gradients:
     """Gradients of a scalar from its gradients with respect to what `sequence_forward` returned.
 
     Parameters
@@ -174,6 +184,8 @@ def sequence_backward(saved: Saved, dy: Array | None, dstate: State | None = Non
     dy : array, as y, or None for zeros
         Has no influence where a step was skipped, even when NaN.
     dstate : array or tuple of arrays, as the state, or None for zeros
+    dstates : as the states of every step, or None for zeros
+        Beside dy and dstate, not in their place. Has no influence where a step was skipped.
 
     Returns
     -------
@@ -197,7 +209,7 @@ def sequence_backward(saved: Saved, dy: Array | None, dstate: State | None = Non
     >>> grads.x.shape, grads.state.shape, grads.params["weight_hh_l0"].shape
     ((7, 2, 3), (1, 2, 5), (15, 5))
     """
-    return stacking.backward(saved, dy, dstate)
+    return stacking.backward(saved, dy, dstate, dstates)
 
 
 def sequence(
@@ -218,6 +230,7 @@ def sequence(
     training: bool = False,
     out: Array | None = None,
     compute_dtype: str | None = None,
+    return_states: bool = False,
     **more: Unpack[CallOptions],
 ) -> Any:
     """Run a stack of recurrent layers and keep nothing; see `sequence_forward`.
@@ -226,6 +239,7 @@ def sequence(
     -------
     y : array (T, B, H·directions), in the layout of x
     state : the state after each row's last valid step
+    states : with `return_states`
 
     Examples
     --------
@@ -253,6 +267,7 @@ def sequence(
         rng=rng,
         out=out,
         compute_dtype=compute_dtype,
+        return_states=checks.flag("return_states", return_states),
         **more,
     )[:-1]
 

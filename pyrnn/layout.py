@@ -256,6 +256,7 @@ def layout_of(
         *structure(names),
         layer_norm=present("weight_ln_ih"),
         proj_size=proj_size,
+        cell_norm=present("weight_ln_c"),
         learned=present("h0_l"),
         merge=merge,
     )

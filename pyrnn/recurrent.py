@@ -69,7 +69,8 @@ class Recurrent(Described):
     seed : int, optional
         Of the initial parameters and of the dropout masks; unpredictable when None.
     **more
-        merge, forget_bias, learn_initial_state, weight_dropout: see `pyrnn.options.MoreOptions`. On the CPU.
+        merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip,
+        activations, cell_norm: see `pyrnn.options.MoreOptions`. On the CPU.
 
     Attributes
     ----------
@@ -149,7 +150,7 @@ class Recurrent(Described):
         input_size = checks.size("input_size", input_size)
         hidden_size = options.units(hidden_size, num_layers)
         least = min(hidden_size) if isinstance(hidden_size, tuple) else hidden_size
-        self._variation = options.variation(weight_dropout=self.weight_dropout)
+        self._variation = options.variation(spec, **self._chosen.inside(), compute_dtype=compute_dtype)
         self._layout = Layout(
             spec,
             input_size,
@@ -159,6 +160,7 @@ class Recurrent(Described):
             checks.flag("bias", bias),
             layer_norm=checks.flag("layer_norm", layer_norm),
             proj_size=checks.projection(proj_size, spec, least),
+            cell_norm=self.cell_norm,
             learned=self.learn_initial_state,
             merge=options.merged(self.merge, directions),
             reverse=bool(reverse),
@@ -191,13 +193,14 @@ class Recurrent(Described):
         resets: Array | None = None,
         reset_to: str = "zero",
         out: Array | None = None,
+        return_states: bool = False,
     ) -> Any:
         """Inference: no dropout, nothing kept.
 
         Parameters
         ----------
         x : array (T, B, I), (B, T, I) with `batch_first`, or (T, I)
-        state, lengths, mask, resets, reset_to, out
+        state, lengths, mask, resets, reset_to, out, return_states
             As in `pyrnn.functional.sequence_forward`.
 
         Returns
@@ -205,6 +208,8 @@ class Recurrent(Described):
         y : array (T, B, H·directions), in the layout of x; P in the place of H with a projection
         state : array (num_layers·directions, B, H), or a tuple of them for cells with several states; of h
             with a projection P
+        states : with `return_states`
+            As the state, with the steps behind the first axis: (num_layers·directions, T, B, H).
         """
         return stacking.forward(
             self._backend,
@@ -222,6 +227,7 @@ class Recurrent(Described):
             out=out,
             compute_dtype=self.compute_dtype,
             variation=self._variation,
+            return_states=checks.flag("return_states", return_states),
         )[:-1]
 
     def forward(
@@ -235,12 +241,13 @@ class Recurrent(Described):
         reset_to: str = "zero",
         training: bool = True,
         out: Array | None = None,
+        return_states: bool = False,
     ) -> Any:
         """Run and keep what `backward` needs; the arguments of a call, and `training`, which draws dropout.
 
         Returns
         -------
-        y, state
+        y, state, and with `return_states` states
             As a call returns them.
         saved : Saved
             x and the parameters must not change until the backward; y may.
@@ -266,11 +273,14 @@ class Recurrent(Described):
             compute_dtype=self.compute_dtype,
             save=True,
             variation=self._variation,
+            return_states=checks.flag("return_states", return_states),
         )
         found[-1].owner = self
         return found
 
-    def backward(self, saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
+    def backward(
+        self, saved: Saved, dy: Array | None, dstate: State | None = None, dstates: State | None = None
+    ) -> Gradients:
         """Gradients of x, the initial state and every parameter; see `pyrnn.functional.sequence_backward`.
 
         Raises
@@ -282,7 +292,7 @@ class Recurrent(Described):
         """
         if isinstance(saved, Saved) and saved.owner is not self:
             raise ValueError("saved: expected what this layer's forward returned, got another layer's")
-        return stacking.backward(saved, dy, dstate)
+        return stacking.backward(saved, dy, dstate, dstates)
 
     def gates(
         self,

@@ -19,9 +19,11 @@ from pyrnn.states import (
     State,
     by_pass,
     empty_states,
+    every_state,
     learned_gradients,
     learned_states,
     memory_of,
+    read_every_state,
     read_state,
     result,
     zero_states,
@@ -150,13 +152,26 @@ def from_names(
     *,
     merge: str = "concat",
     weight_dropout: float = 0.0,
+    recurrent_dropout_kind: str = "sequence",
+    cell_clip: float | None = None,
+    gate_clip: float | None = None,
+    activations: Any = None,
     **options: Any,
 ) -> Any:
     """`forward` on a stack whose extent is read off the names of its parameters."""
     layout = layout_from(backend.spec(cell), params, checks.choice("merge", merge, ("concat", "sum")))
     merged(merge, layout.directions)
     dtype = backend.dtype("weight_ih_l0", params["weight_ih_l0"].dtype)
-    changes = variation(weight_dropout=weight_dropout)
+    changes = variation(
+        layout.spec,
+        weight_dropout=weight_dropout,
+        recurrent_dropout_kind=recurrent_dropout_kind,
+        cell_clip=cell_clip,
+        gate_clip=gate_clip,
+        activations=activations,
+        compute_dtype=options.get("compute_dtype"),
+        cell_norm=layout.cell_norm,
+    )
     return forward(backend, layout, dtype, x, state, params, training=training, variation=changes, **options)
 
 
@@ -182,10 +197,11 @@ def forward(
     compute_dtype: str | None = None,
     save: bool = False,
     variation: Variation = PLAIN,
+    return_states: bool = False,
 ) -> Any:
     """Run every layer and direction, with the arguments of `pyrnn.functional.sequence_forward`.
 
-    The third result is a Saved when `save`, else None.
+    Returns y, the state, the states if `return_states`, and a Saved when `save`, else None.
     """
     arrays = backend.arrays_of("x", x)
     weights = arrays.weights(layout, params, dtype)
@@ -237,10 +253,12 @@ def forward(
         read += [a for more in extras for a in more.values()]
         arrays.output(out, *sequence_shape(T, B, N, batch_first, unbatched), dtype, read)
 
-    saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if save else None
+    keeps = save or return_states
+    saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if keeps else None
     whole = empty_states(arrays, layout, B, dtype)
     finals = by_pass(layout, whole)
     run, cell = backend.forward, layout.spec.name
+    changes = variation.argument(recurrent_dropout, layout.cell_norm)
     for layer in range(L):
         H, N = layout.widths[layer][0], layout.features[layer + 1]
         dropped = (
@@ -269,9 +287,10 @@ def forward(
                 target if D == 1 or layout.merge == "sum" else y[:, :, d * H : d * H + H],
                 [s[k] for s in finals],
                 reverse=d == 1 or layout.reverse,
-                save=save,
+                save=keeps,
                 **regularized(rates, recurrent_dropout, training, seed, k),
                 **extras[k],
+                **changes,
                 **options,
             )
             if adds:
@@ -290,10 +309,14 @@ def forward(
     final = result(whole, unbatched)
     if saved is not None:
         saved.learned = learned
-    return y, final, saved
+    if not return_states:
+        return y, final, saved
+    return y, final, every_state(saved), saved if save else None
 
 
-def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gradients:
+def backward(
+    saved: Saved, dy: Array | None, dstate: State | None = None, dstates: State | None = None
+) -> Gradients:
     """The reverse sweep through every layer and direction; see `pyrnn.functional.sequence_backward`."""
     if not isinstance(saved, Saved):
         raise TypeError(f"saved: expected what forward returned, got {type(saved).__name__}")
@@ -309,6 +332,7 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
     last: Any = None
     if dstate is not None:
         last = by_pass(layout, read_state(arrays, "dstate", dstate, layout, B, unbatched, dtype))
+    every = None if dstates is None else read_every_state(saved, dstates)
 
     whole = empty_states(arrays, layout, B, dtype)
     dinitial = by_pass(layout, whole)
@@ -328,6 +352,7 @@ def backward(saved: Saved, dy: Array | None, dstate: State | None = None) -> Gra
                 [s[k] for s in dinitial],
                 *layout.in_order(dweights),
                 **{f"d{argument}": grads[name] for argument, (name, _) in layout.extras[k].items()},
+                **({} if every is None else {"dstates": [s[k] for s in every]}),
             )
             factor = saved.factors[k]
             if factor is not None:

@@ -2,7 +2,8 @@
 """States of a stack of layers: as the caller has them, and one for each layer and direction.
 
 A state is an array (num_layers·directions, B, H), or, where layers differ in size, a tuple with an array
-(directions, B, H) for each layer; a cell with several states has a tuple of such.
+(directions, B, H) for each layer; a cell with several states has a tuple of such. The states of every step
+have the steps behind the first axis.
 """
 
 from __future__ import annotations
@@ -128,3 +129,38 @@ def read_state(
     if not unbatched:
         return found
     return [tuple(a[:, None] for a in s) if isinstance(s, tuple) else s[:, None] for s in found]
+
+
+def read_every_state(saved: Any, dstates: State) -> list[list[Array]]:
+    """The gradients of the states of every step, checked; by pass, (T, B, H)."""
+    (T, B), layout, arrays = saved.sizes, saved.layout, saved.arrays
+    steps, axes = ((T, B), "T, B, ")
+    if saved.unbatched:
+        steps, axes = (T,), "T, "
+    elif saved.batch_first:
+        steps, axes = (B, T), "B, T, "
+    found = by_pass(layout, read_arrays(arrays, "dstates", dstates, layout, steps, axes, saved.dtype))
+    D = layout.num_layers * layout.directions
+
+    def time_major(a: Array) -> Array:
+        return a[:, None] if saved.unbatched else a.swapaxes(0, 1) if saved.batch_first else a
+
+    return [[arrays.ready(time_major(s[k]), saved.dtype) for k in range(D)] for s in found]
+
+
+def every_state(saved: Any) -> State:
+    """The states after every step, as the caller gets them; zero where a step was skipped."""
+    layout, D = saved.layout, saved.layout.directions
+    kept = [one.states() for one in saved.passes]  # (T, B, states, H)
+    found: list[Any] = []
+
+    def given(a: Array) -> Array:
+        return a[:, 0] if saved.unbatched else a.swapaxes(0, 1) if saved.batch_first else a
+
+    for s in range(layout.spec.states):
+        rows = [given(a[:, :, s, : layout.widths[k // D][s]]) for k, a in enumerate(kept)]
+        if layout.ragged:
+            found.append(tuple(np.stack(rows[k : k + D]) for k in range(0, len(rows), D)))
+        else:
+            found.append(np.stack(rows))
+    return found[0] if len(found) == 1 else tuple(found)

@@ -57,7 +57,7 @@ class Stream:
         self.batch_size = checks.size("batch_size", batch_size)
         self._layer = layer
         self._core: Any
-        if layer._layout.staged or layer._layout.ragged or layer._layout.initial:
+        if layer._layout.staged or layer._layout.ragged or layer._layout.initial or layer._variation.inside:
             self._core = StagedStream(layer, self.batch_size)
         else:
             self._core = _core.Stream(

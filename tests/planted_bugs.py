@@ -24,6 +24,7 @@ TESTS = ("test_minimal", "test_dual", "test_kernels", "test_semantics", "test_st
 ATTENTION = ("test_dual", "test_attention_kernels", "test_decoder_kernels", "test_attention_examples")
 ATTENTION += ("test_attention_semantics",)
 STAGES = ("test_dual", "test_regularization", "test_staged")
+OPTIONS = ("test_options",)
 
 
 class Bug(NamedTuple):
@@ -266,6 +267,20 @@ BUGS = (
         "csrc/engine/decoder_backward.h",
         "dcontext_row(b, t)[i] += fed_gradient(b)[i];",
         "dcontext_row(b, t)[i] += 0 * fed_gradient(b)[i];",
+    ),
+    Bug(
+        "a clipped c passes its gradient",
+        "csrc/engine/staged.h",
+        "max(c, -c) < clip",
+        "max(c, -c) <= clip",
+        tests=OPTIONS,
+    ),
+    Bug(
+        "the candidate's mask is another in the backward",
+        "csrc/engine/varied.h",
+        "varied.candidate.slope(v * varied.kept) * units().mask",
+        "varied.candidate.slope(v * varied.kept)",
+        tests=OPTIONS,
     ),
 )
 

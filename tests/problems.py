@@ -18,7 +18,10 @@ CELLS = sorted(reference.cells())
 FUSED = [name for name in CELLS if not REFERENCE.specs[name].staged]
 #: The first of each interface: the others differ from one of these in their formula alone.
 DISTINCT = list(
-    {tuple(constants.values()): name for name, constants in reversed(reference.cells().items())}.values()
+    {
+        tuple(value for key, value in constants.items() if key != "roles"): name
+        for name, constants in reversed(reference.cells().items())
+    }.values()
 )[::-1]
 OPTIONS = ("plain", "lengths", "mask", "resets", "initial", "all")
 

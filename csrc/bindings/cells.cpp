@@ -28,6 +28,7 @@ py::dict cells() {
     cell["from_x"] = py::tuple(py::cast(std::vector<int>(c.from_x, c.from_x + c.from_x_count)));
     cell["from_h"] = py::tuple(py::cast(std::vector<int>(c.from_h, c.from_h + c.from_h_count)));
     cell["param_name"] = c.param_name;
+    cell["roles"] = c.roles;
     all[c.name] = cell;
   }
   return all;

@@ -13,6 +13,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "buffer.h"
+#include "variation.h"
 
 namespace pyrnn {
 namespace {
@@ -23,8 +24,9 @@ struct Saved : Made {
   Type type, compute;
   Sizes sizes;
   Regularization regularization;
+  Variation variation;
   ScheduleStorage schedule;
-  py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh, weight_hr;
+  py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh, weight_hr, norm_c, bias_c;
   int64_t gate_rows;  // kept for an entry
   Buffer states, gates;
   std::size_t bytes;  // of states and gates
@@ -147,7 +149,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const std::optional<py::array>& resets, bool reset_to_initial, bool reverse,
                             const std::optional<std::string>& compute_dtype, const py::object& params,
                             const RegularizationArgument& regularization, const py::object& norm_ih,
-                            const py::object& norm_hh, const py::object& weight_hr) {
+                            const py::object& norm_hh, const py::object& weight_hr, const VariationArgument& variation,
+                            const py::object& norm_c, const py::object& bias_c) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
@@ -193,6 +196,10 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     args.weights.norm_ih = gain_ih.data();
     if (info.from_h_count) args.weights.norm_hh = gain_hh.data();
   }
+  if (norm_c.is_none() && !bias_c.is_none()) throw py::value_error("bias_c: expected None without norm_c");
+  const py::array gain_c = gain("norm_c", norm_c, {"H", H}), shift_c = gain("bias_c", bias_c, {"H", H});
+  if (!norm_c.is_none()) args.weights.norm_c = gain_c.data();
+  if (!bias_c.is_none()) args.weights.bias_c = shift_c.data();
   const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, h}, writable, false);
   args.x = view_sequence(x_checked);
   args.y = view_sequence(y_checked);
@@ -202,6 +209,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const auto kept_in = check_states("state", state, info, type, B, h, H, read_only, args.state);
   const auto kept_out = check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out);
   args.regularization = check_regularization(regularization, info);
+  args.variation = check_variation(variation, info, !norm_c.is_none(), compute, args.regularization);
   ScheduleOptions options;
   options.lengths = check_lengths(lengths, T, B);
   options.mask = check_flags("mask", mask, T, B);
@@ -238,6 +246,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    compute,
                                                    args.sizes,
                                                    args.regularization,
+                                                   args.variation,
                                                    std::move(*schedule),
                                                    x_checked,
                                                    w_ih,
@@ -246,6 +255,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    gain_ih,
                                                    gain_hh,
                                                    w_hr,
+                                                   gain_c,
+                                                   shift_c,
                                                    gate_rows,
                                                    std::move(states),
                                                    std::move(gates),
@@ -256,7 +267,8 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
                        bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
                        const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh,
                        const py::object& dparams, const py::object& dnorm_ih, const py::object& dnorm_hh,
-                       const py::object& dweight_hr) {
+                       const py::object& dweight_hr, const py::object& dnorm_c, const py::object& dbias_c,
+                       const States& dstates) {
   saved.check_made("saved");
   const CellInfo& info = cell_info(saved.cell);
   const auto [T, B, I, H] = saved.sizes;
@@ -265,6 +277,7 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   BackwardArgs args{};
   args.sizes = saved.sizes;
   args.regularization = saved.regularization;
+  args.variation = saved.variation;
   args.schedule = saved.schedule.view();
   args.x = view_sequence(saved.x);
   args.weights.weight_ih = saved.weight_ih.data();
@@ -278,6 +291,8 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
     args.weights.weight_hr = saved.weight_hr.data();
     args.weights.P = saved.weight_hr.shape(0);
   }
+  if (saved.norm_c.size()) args.weights.norm_c = saved.norm_c.data();
+  if (saved.bias_c.size()) args.weights.bias_c = saved.bias_c.data();
   const Dimension h = h_units(saved.sizes, args.weights);
   args.states = saved.states.data();
   args.gates = saved.gates.data();
@@ -288,6 +303,15 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   if (!dstate_out) throw py::type_error("dstate_out: expected a sequence of arrays, got None");
   const auto kept_in = check_states("dstate", dstate, info, type, B, h, H, read_only, args.dstate);
   const auto kept_out = check_states("dstate_out", dstate_out, info, type, B, h, H, writable, args.dstate_out);
+  std::vector<py::array> kept_states;
+  if (dstates && int(dstates->size()) != info.states)
+    throw py::value_error("dstates: expected " + std::to_string(info.states) + " arrays, got " +
+                          std::to_string(dstates->size()));
+  for (int s = 0; dstates && s < info.states; s++) {
+    kept_states.push_back(check_array("dstates[" + std::to_string(s) + "]", (*dstates)[s], type,
+                                      {{"T", T}, {"B", B}, s ? Dimension{"H", H} : h}, read_only, false));
+    args.dstates[s] = view_sequence(kept_states.back());
+  }
   const auto output = [&](const char* name, const py::object& object, const std::vector<Dimension>& shape) {
     return writable_data(check_array(name, object, type, shape, writable, true));
   };
@@ -299,10 +323,14 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   if (dweight_hr.is_none() != !saved.weight_hr.size())
     throw py::value_error(std::string("dweight_hr: expected ") + (saved.weight_hr.size() ? "an array" : "None"));
   if (saved.weight_hr.size()) args.dweight_hr = output("dweight_hr", dweight_hr, {h, {"H", H}});
-  for (const auto& [name, object, gain] :
-       {std::tuple{"dnorm_ih", &dnorm_ih, &saved.norm_ih}, {"dnorm_hh", &dnorm_hh, &saved.norm_hh}})
-    if (object->is_none() != !gain->size())
-      throw py::value_error(std::string(name) + ": expected " + (gain->size() ? "an array" : "None"));
+  for (const auto& [name, object, of] : {std::tuple{"dnorm_ih", &dnorm_ih, &saved.norm_ih},
+                                         {"dnorm_hh", &dnorm_hh, &saved.norm_hh},
+                                         {"dnorm_c", &dnorm_c, &saved.norm_c},
+                                         {"dbias_c", &dbias_c, &saved.bias_c}})
+    if (object->is_none() != !of->size())
+      throw py::value_error(std::string(name) + ": expected " + (of->size() ? "an array" : "None"));
+  if (saved.norm_c.size()) args.dnorm_c = output("dnorm_c", dnorm_c, {{"H", H}});
+  if (saved.bias_c.size()) args.dbias_c = output("dbias_c", dbias_c, {{"H", H}});
   if (saved.norm_ih.size()) {
     args.dnorm_ih = output("dnorm_ih", dnorm_ih, {gates_x});
     if (saved.norm_hh.size()) args.dnorm_hh = output("dnorm_hh", dnorm_hh, {gates_h});
@@ -378,11 +406,12 @@ void bind_sequence(py::module_& m) {
         "y"_a, "state_out"_a, "save"_a = false, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(),
         "resets"_a = py::none(), "reset_to_initial"_a = false, "reverse"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
-        "weight_hr"_a = py::none(),
+        "weight_hr"_a = py::none(), "variation"_a = py::none(), "norm_c"_a = py::none(), "bias_c"_a = py::none(),
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(), "dnorm_ih"_a = py::none(),
-        "dnorm_hh"_a = py::none(), "dweight_hr"_a = py::none(),
+        "dnorm_hh"_a = py::none(), "dweight_hr"_a = py::none(), "dnorm_c"_a = py::none(), "dbias_c"_a = py::none(),
+        "dstates"_a = py::none(),
         "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");

@@ -21,6 +21,9 @@
 // A cell without any product of h has a null from_h. With `ordered` a weight of h counts only where the first of the
 // per-unit parameters is as large for the unit that is read as for the one that reads, or larger.
 //
+// A cell whose activations a call may choose names them: `roles`, f for the sigmoid of the gates, g for the activation
+// of a pre-activation, h for that of c in h = o·tanh(c).
+//
 // A cell never sees a matrix, a stride, a type of number or a thread: V is a float, a double, a vector, a dual number.
 #pragma once
 

@@ -14,6 +14,7 @@ struct Gru {
   static constexpr int slots = 4, states = 1, saved = 4, params = 0;
   static constexpr int from_x[] = {0, 1, 2};
   static constexpr int from_h[] = {0, 1, 3};
+  static constexpr const char* roles = "fg";
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {

@@ -13,6 +13,7 @@ struct Janet {
   static constexpr int slots = 2, states = 1, saved = 3, params = 0;
   static constexpr int from_x[] = {0, 1};
   static constexpr int from_h[] = {0, 1};
+  static constexpr const char* roles = "fg";
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {

@@ -13,6 +13,7 @@ struct LstmNoForgetGate {
   static constexpr int slots = 3, states = 2, saved = 3, params = 0;
   static constexpr int from_x[] = {0, 1, 2};
   static constexpr int from_h[] = {0, 1, 2};
+  static constexpr const char* roles = "fgh";
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {

@@ -13,6 +13,7 @@ struct LstmPeephole {
   static constexpr int slots = 4, states = 2, saved = 4, params = 3;
   static constexpr int from_x[] = {0, 1, 2, 3};
   static constexpr int from_h[] = {0, 1, 2, 3};
+  static constexpr const char* roles = "fgh";
   static constexpr const char* param_name = "peephole";  // p_i, p_f, p_o
 
   template <class V>

@@ -13,6 +13,7 @@ struct Mgu {
   static constexpr int slots = 2, states = 1, saved = 2, params = 0, late = 1;
   static constexpr int from_x[] = {0, 1};
   static constexpr int from_h[] = {0, 1};
+  static constexpr const char* roles = "fg";
 
   template <class V>
   static PYRNN_FN void read(const V* a, const V* s, V* out) {

@@ -12,6 +12,7 @@ struct Rnn {
   static constexpr int slots = 1, states = 1, saved = 1, params = 0;
   static constexpr int from_x[] = {0};
   static constexpr int from_h[] = {0};
+  static constexpr const char* roles = "g";
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V*, const V*, V* s_new, V* save) {

@@ -70,9 +70,22 @@ constexpr int column_block = 256 / int(sizeof(T));
 
 // The sizes of a row of units, and its per-unit parameters (params, padded).
 template <class T>
+struct Varied;
+template <class T>
 struct Units {
   int64_t H, padded;
   const T* params;
+  const Varied<T>* varied = nullptr;  // what changes inside the cell
+};
+
+// The values of a vector of units of row m: plain vectors here, in varied.h such that bring their activations.
+template <class T>
+struct PlainValues {
+  using V = Vec<T>;
+  PYRNN_FN PlainValues(const Units<T>&, int64_t, int64_t) {}
+  PYRNN_FN V slot(Vec<T> v) const { return v; }
+  PYRNN_FN V value(Vec<T> v) const { return v; }
+  static PYRNN_FN Vec<T> number(V v) { return v; }
 };
 
 // The constants of a cell and its functions.
@@ -86,7 +99,7 @@ struct CellFunctions {
   bool ordered;
 };
 
-template <class Cell, class T>
+template <class Cell, class T, class Values = PlainValues<T>>
 void cell_forward(const Units<T>& units, const SlotTile<T>& tile, const StepRow<T>* rows) {
   constexpr int L = lanes<T>;
   const int64_t padded = units.padded, width = tile.vectors * L;
@@ -95,44 +108,58 @@ void cell_forward(const Units<T>& units, const SlotTile<T>& tile, const StepRow<
     for (int64_t v = 0; v < tile.vectors; v++) {
       const T* slots = tile.slots + m * Cell::slots * width + v * L;
       const int64_t unit = tile.unit + v * L;
-      Vec<T> a[Cell::slots], s[Cell::states], p[Cell::params + 1], s_new[Cell::states], save[Cell::saved];
-      PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) a[i] = load(slots + i * width);
-      PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) s[i] = load(row.state + i * padded + unit);
-      PYRNN_UNROLL for (int i = 0; i < Cell::params; i++) p[i] = load(units.params + i * padded + unit);
+      const Values values(units, m, unit);
+      typename Values::V a[Cell::slots], s[Cell::states], p[Cell::params + 1], s_new[Cell::states], save[Cell::saved];
+      PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) a[i] = values.slot(load(slots + i * width));
+      PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) s[i] = values.value(load(row.state + i * padded + unit));
+      PYRNN_UNROLL for (int i = 0; i < Cell::params; i++) p[i] = values.value(load(units.params + i * padded + unit));
       Cell::forward(a, s, p, s_new, save);
-      PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(row.state_new + i * padded + unit, s_new[i]);
-      store_tail(row.y + unit, s_new[0], units.H - unit);
-      if (row.gates) PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) store(row.gates + i * padded + unit, save[i]);
+      PYRNN_UNROLL for (int i = 0; i < Cell::states; i++)
+          store(row.state_new + i * padded + unit, Values::number(s_new[i]));
+      store_tail(row.y + unit, Values::number(s_new[0]), units.H - unit);
+      if (row.gates)
+        PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++)
+            store(row.gates + i * padded + unit, Values::number(save[i]));
     }
   }
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class Values = PlainValues<T>>
 void cell_backward(const Units<T>& units, const GradientRow<T>& row, Range vectors) {
   constexpr int L = lanes<T>, C = column_block<T>;
   const int64_t padded = units.padded;
   for (int64_t unit = vectors.begin * L; unit < vectors.end * L; unit += L) {
-    Vec<T> save[Cell::saved], s[Cell::states], p[Cell::params + 1], d[Cell::states], da[Cell::slots],
+    const Values values(units, 0, unit);
+    typename Values::V save[Cell::saved], s[Cell::states], p[Cell::params + 1], d[Cell::states], da[Cell::slots],
         dp[Cell::params + 1];
-    PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) save[i] = load(row.gates + i * padded + unit);
-    PYRNN_UNROLL for (int i = 0; i < Cell::params; i++) p[i] = load(units.params + i * padded + unit);
+    PYRNN_UNROLL for (int i = 0; i < Cell::saved; i++) save[i] = values.value(load(row.gates + i * padded + unit));
+    PYRNN_UNROLL for (int i = 0; i < Cell::params; i++) p[i] = values.value(load(units.params + i * padded + unit));
     PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) {
-      s[i] = load(row.state + i * padded + unit);
-      d[i] = load(row.ds + i * row.ds_state + unit);
+      s[i] = values.value(load(row.state + i * padded + unit));
+      d[i] = values.value(load(row.ds + i * row.ds_state + unit));
     }
-    if (row.dy) d[0] += load_tail(row.dy + unit, units.H - unit);
+    if (row.dy) d[0] = d[0] + values.value(load_tail(row.dy + unit, units.H - unit));
     Cell::backward(save, s, p, d, da, dp);
-    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(row.ds + i * row.ds_state + unit, d[i]);
+    PYRNN_UNROLL for (int i = 0; i < Cell::states; i++) store(row.ds + i * row.ds_state + unit, Values::number(d[i]));
     T* out = row.da + unit / C * row.da_column + unit % C;
-    PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) store(out + i * row.da_slot, da[i]);
-    PYRNN_UNROLL for (int i = 0; i < Cell::params; i++) store(out + (Cell::slots + i) * row.da_slot, dp[i]);
+    PYRNN_UNROLL for (int i = 0; i < Cell::slots; i++) store(out + i * row.da_slot, Values::number(da[i]));
+    PYRNN_UNROLL for (int i = 0; i < Cell::params; i++)
+        store(out + (Cell::slots + i) * row.da_slot, Values::number(dp[i]));
   }
 }
 
-template <class Cell, class T>
-inline constexpr CellFunctions<T> cell_functions{
-    Cell::slots,  Cell::states, Cell::saved,           Cell::params,           FromX<Cell>::count, FromH<Cell>::count,
-    Cell::from_x, Cell::from_h, cell_forward<Cell, T>, cell_backward<Cell, T>, is_ordered<Cell>};
+template <class Cell, class T, class Values = PlainValues<T>>
+inline constexpr CellFunctions<T> cell_functions{Cell::slots,
+                                                 Cell::states,
+                                                 Cell::saved,
+                                                 Cell::params,
+                                                 FromX<Cell>::count,
+                                                 FromH<Cell>::count,
+                                                 Cell::from_x,
+                                                 Cell::from_h,
+                                                 cell_forward<Cell, T, Values>,
+                                                 cell_backward<Cell, T, Values>,
+                                                 is_ordered<Cell>};
 
 }  // namespace PYRNN_ISA_NAMESPACE
 }  // namespace pyrnn

@@ -20,7 +20,9 @@ PYRNN_FN bool has_zoneout(const Regularization& r) {
     if (rate > 0) return true;
   return false;
 }
-PYRNN_FN bool has_dropout(const Regularization& r) { return r.dropout > 0; }
+PYRNN_FN bool has_dropout(const Regularization& r) { return r.dropout > 0 && r.dropout_kind != dropout_candidate; }
+// Another mask at every step, of h or of the candidate.
+PYRNN_FN bool drops_afresh(const Regularization& r) { return r.dropout > 0 && r.dropout_kind != dropout_sequence; }
 
 // share (states, padded): how much of the old state the units keep at this step; 0 or 1 in training.
 template <class T>
@@ -66,13 +68,13 @@ PYRNN_FN const T* zoneout_backward(int states, const T* share, const T* dy, T* d
   return nullptr;
 }
 
-// factor (padded): 0, or what makes up for the zeros.
+// factor (padded): 0, or what makes up for the zeros. t is 0 where one mask serves all steps.
 template <class T>
-void dropout_factors(const Regularization& r, int64_t b, int64_t padded, T* factor) {
+void dropout_factors(const Regularization& r, int64_t t, int64_t b, int64_t padded, T* factor) {
   const T kept = r.dropout < 1 ? T(1 / (1 - r.dropout)) : T(0);
   for (int64_t first = 0; first < padded; first += random_units)
-    choose<T>(random_words(r.seed, uint32_t(first), 0, uint32_t(b), dropout_stream(r)).word[0], r.dropout, 0, kept,
-              smaller(random_units, padded - first), factor + first);
+    choose<T>(random_words(r.seed, uint32_t(first), uint32_t(t), uint32_t(b), dropout_stream(r)).word[0], r.dropout, 0,
+              kept, smaller(random_units, padded - first), factor + first);
 }
 
 template <class T>

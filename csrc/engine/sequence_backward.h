@@ -132,7 +132,7 @@ struct Backward {
       }
     if (has_dropout(args.regularization))
       for (int64_t b = mine.begin; b < mine.end; b++)
-        dropout_factors(args.regularization, b, padded, factors + b * padded);
+        dropout_factors(args.regularization, 0, b, padded, factors + b * padded);
     const Range bias_part = part(sums() * padded, thread, threads);
     for (int64_t i = bias_part.begin; i < bias_part.end; i++) bias[i] = 0;
     pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),

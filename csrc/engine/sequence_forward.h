@@ -143,7 +143,7 @@ struct Forward {
                     state_row(b) + s * layer.padded, layer.padded);
     if (has_dropout(args.regularization))
       for (int64_t b = mine.begin; b < smaller(mine.end, B); b++)
-        dropout_factors(args.regularization, b, layer.padded, factors + b * layer.padded);
+        dropout_factors(args.regularization, 0, b, layer.padded, factors + b * layer.padded);
     clear_idle<T>(args.schedule, args.y, B, layer.H, part(args.schedule.idles, thread, threads));
   }
 

@@ -1,12 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Layers whose step is no single product with a cell behind it: a cell that makes what its last slots read out of the
-// first ones (GRU with reset before the product), layer normalisation of the products (Ba et al. 2016), and projection
-// of h to fewer numbers (Sak et al. 2014). A thread has sequences of its own and runs all their steps; the stages of a
-// step meet in memory that is in L1 or L2.
+// first ones (GRU with reset before the product), layer normalisation of the products (Ba et al. 2016), projection of h
+// to fewer numbers (Sak et al. 2014), and what comes between c and h: its clip, its normalisation. A thread has
+// sequences of its own and runs all their steps; the stages of a step meet in memory that is in L1 or L2.
 #pragma once
 
 #include "matrix.h"
 #include "sequence_forward.h"
+#include "varied.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
@@ -36,22 +37,24 @@ template <class Cell>
 constexpr bool is_staged_cell = late_slots<Cell> > 0 || FromH<Cell>::count == 0 || is_ordered<Cell>;
 
 // The vectors at `unit` of `count` rows that are `padded` apart.
-template <class T>
-PYRNN_FN void load_rows(const T* from, int count, int64_t padded, int64_t unit, Vec<T>* out) {
-  for (int i = 0; i < count; i++) out[i] = load(from + i * padded + unit);
+template <class T, class Values>
+PYRNN_FN void load_rows(const Values& values, const T* from, int count, int64_t padded, int64_t unit,
+                        typename Values::V* out) {
+  for (int i = 0; i < count; i++) out[i] = values.value(load(from + i * padded + unit));
 }
 
-template <class T>
-PYRNN_FN void store_rows(const Vec<T>* from, int count, int64_t padded, int64_t unit, T* out) {
-  for (int i = 0; i < count; i++) store(out + i * padded + unit, from[i]);
+template <class T, class Values>
+PYRNN_FN void store_rows(const Values&, const typename Values::V* from, int count, int64_t padded, int64_t unit,
+                         T* out) {
+  for (int i = 0; i < count; i++) store(out + i * padded + unit, Values::number(from[i]));
 }
 
-template <class Cell, class T>
+template <class Cell, class T, class Values = PlainValues<T>>
 ReadFunctions<T> read_functions() {
   if constexpr (late_slots<Cell> == 0) {
     return {};
   } else {
-    using V = Vec<T>;
+    using V = typename Values::V;
     constexpr int L = lanes<T>;
     ReadFunctions<T> f{};
     static_assert(Cell::late % late_reads<Cell> == 0, "as many slots to each vector");
@@ -59,38 +62,48 @@ ReadFunctions<T> read_functions() {
     f.reads = late_reads<Cell>;
     f.read = [](const Units<T>& u, const T* slots, const T* state, T* out) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
+        const Values values(u, 0, unit);
         V a[Cell::slots], s[Cell::states], v[late_reads<Cell>];
-        load_rows(slots, Cell::slots, u.padded, unit, a);
-        load_rows(state, Cell::states, u.padded, unit, s);
+        for (int i = 0; i < Cell::slots; i++) a[i] = values.slot(load(slots + i * u.padded + unit));
+        load_rows(values, state, Cell::states, u.padded, unit, s);
         Cell::read(a, s, v);
-        store_rows(v, late_reads<Cell>, u.padded, unit, out);
+        store_rows(values, v, late_reads<Cell>, u.padded, unit, out);
       }
     };
     f.read_saved = [](const Units<T>& u, const T* gates, const T* state, T* out) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
+        const Values values(u, 0, unit);
         V save[Cell::saved], s[Cell::states], v[late_reads<Cell>];
-        load_rows(gates, Cell::saved, u.padded, unit, save);
-        load_rows(state, Cell::states, u.padded, unit, s);
+        load_rows(values, gates, Cell::saved, u.padded, unit, save);
+        load_rows(values, state, Cell::states, u.padded, unit, s);
         Cell::read_saved(save, s, v);
-        store_rows(v, late_reads<Cell>, u.padded, unit, out);
+        store_rows(values, v, late_reads<Cell>, u.padded, unit, out);
       }
     };
     f.read_backward = [](const Units<T>& u, const T* gates, const T* state, const T* dread, T* ds, int64_t ds_state,
                          T* da) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
+        const Values values(u, 0, unit);
         V save[Cell::saved], s[Cell::states], v[late_reads<Cell>], d[Cell::states], a[Cell::slots];
-        load_rows(gates, Cell::saved, u.padded, unit, save);
-        load_rows(state, Cell::states, u.padded, unit, s);
-        load_rows(dread, late_reads<Cell>, u.padded, unit, v);
-        load_rows(ds, Cell::states, ds_state, unit, d);
-        load_rows(da, Cell::slots, u.padded, unit, a);
+        load_rows(values, gates, Cell::saved, u.padded, unit, save);
+        load_rows(values, state, Cell::states, u.padded, unit, s);
+        load_rows(values, dread, late_reads<Cell>, u.padded, unit, v);
+        load_rows(values, ds, Cell::states, ds_state, unit, d);
+        load_rows(values, da, Cell::slots, u.padded, unit, a);
         Cell::read_backward(save, s, v, d, a);
-        store_rows(d, Cell::states, ds_state, unit, ds);
-        store_rows(a, Cell::slots, u.padded, unit, da);
+        store_rows(values, d, Cell::states, ds_state, unit, ds);
+        store_rows(values, a, Cell::slots, u.padded, unit, da);
       }
     };
     return f;
   }
+}
+
+template <class Cell, class T>
+ReadFunctions<T> read_functions_of(const Variation& variation) {
+  if constexpr (varies<Cell>)
+    if (variation.varied) return read_functions<Cell, T, VariedValues<T>>();
+  return read_functions<Cell, T>();
 }
 
 constexpr double norm_epsilon = 1e-5;
@@ -163,12 +176,23 @@ struct StagedRows {
   int64_t I, H, padded;
   int64_t P;  // numbers of h
   bool norm, projected;
+  bool apart;  // h = o·output(c), c clipped or normalised before, is not the cell's
   int early, late, reads;
+  const Weights& given;
+  Varied<T> varied;
+  ClippedCurve<T> output;
+  T clip;  // of c; 0: none
 
-  StagedRows(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const Sizes& sizes, const Weights& weights)
+  StagedRows(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const Sizes& sizes, const Weights& weights,
+             const Variation& variation, const Regularization& regularization)
       : cell(cell), reading(reading), I(sizes.I), H(sizes.H), padded(padded_units<T>(H)),
         P(weights.weight_hr ? weights.P : H), norm(weights.norm_ih != nullptr), projected(weights.weight_hr != nullptr),
-        early(cell.from_h_count - reading.late), late(reading.late), reads(reading.reads) {}
+        apart(weights.norm_c || variation.cell_clip > 0), early(cell.from_h_count - reading.late), late(reading.late),
+        reads(reading.reads), given(weights), clip(T(variation.cell_clip)) {
+    if (!variation.varied) return;
+    varied.set(variation, regularization, apart);
+    output.set(variation.output, 0);
+  }
 
   // Which of the vectors that the late slots read is that of place i in the weights.
   PYRNN_FN int read_of(int i) const { return (i - early) * reads / late; }
@@ -188,12 +212,60 @@ struct StagedRows {
 
   // Rows kept for backward: what the cell saves, with normalisation x̂ of both products and the inverses, and with
   // projection what is projected.
-  PYRNN_FN int kept() const { return saved_and_norm() + projected; }
+  PYRNN_FN int kept() const { return saved_and_norm() + projected + (apart ? apart_rows : 0); }
   PYRNN_FN int saved_and_norm() const { return cell.saved + (norm ? cell.from_x_count + cell.from_h_count + 2 : 0); }
   PYRNN_FN int64_t unprojected() const { return saved_and_norm() * padded; }
   PYRNN_FN int64_t normalised_x() const { return cell.saved * padded; }
   PYRNN_FN int64_t normalised_h() const { return (cell.saved + cell.from_x_count) * padded; }
   PYRNN_FN int64_t inverses() const { return (cell.saved + cell.from_x_count + cell.from_h_count) * padded; }
+
+  // What is kept where h is made apart: o, c, and with normalisation its x̂ and the inverse.
+  static constexpr int apart_rows = 4;
+  PYRNN_FN int64_t apart_at() const { return (saved_and_norm() + projected) * padded; }
+
+  // What h is the output's activation of, for the vector at unit u.
+  PYRNN_FN Vec<T> read_out(const T* kept, int64_t u) const {
+    if (!given.norm_c) return load(kept + padded + u);
+    const Vec<T> gain = load_tail(static_cast<const T*>(given.norm_c) + u, H - u);
+    const Vec<T> v = gain * load(kept + 2 * padded + u);
+    return given.bias_c ? v + load_tail(static_cast<const T*>(given.bias_c) + u, H - u) : v;
+  }
+
+  // The cell has left o and c in the place of its states: clips c and makes h of both. kept (apart_rows, padded).
+  void compose(T* state, T* y, T* kept) const {
+    for (int64_t u = 0; u < padded; u += lanes<T>) {
+      Vec<T> c = load(state + padded + u);
+      if (clip > 0) c = min(broadcast(clip), max(broadcast(-clip), c));
+      store(kept + u, load(state + u));
+      store(kept + padded + u, c);
+      store(kept + 2 * padded + u, c);
+      store(state + padded + u, c);
+    }
+    if (given.norm_c) kept[3 * padded] = normalise(kept + 2 * padded, 1, H, padded);
+    for (int64_t u = 0; u < padded; u += lanes<T>) {
+      const Vec<T> h = load(kept + u) * output.value(read_out(kept, u));
+      store(state + u, h);
+      store_tail(y + u, h, H - u);
+    }
+  }
+
+  // From the gradients of h and c those of what the cell left; `dnormed` (padded): of the normalised c.
+  void decompose(const T* kept, T* dh, T* dc, T* dnormed, T* scratch) const {
+    for (int64_t u = 0; u < padded; u += lanes<T>) {
+      const Vec<T> y = output.value(read_out(kept, u)), d = load(dh + u);
+      const Vec<T> of_c = d * load(kept + u) * output.slope(y);
+      store(dh + u, d * y);
+      store(scratch + u, of_c);
+      if (dnormed) store(dnormed + u, of_c);
+    }
+    if (given.norm_c)
+      normalise_backward(scratch, kept + 2 * padded, static_cast<const T*>(given.norm_c), kept[3 * padded], 1, H,
+                         padded);
+    for (int64_t u = 0; u < padded; u += lanes<T>) {
+      const Vec<T> d = load(dc + u) + load(scratch + u), c = load(kept + padded + u);
+      store(dc + u, clip > 0 ? (max(c, -c) < clip ? d : Vec<T>{}) : d);
+    }
+  }
 };
 
 }  // namespace PYRNN_ISA_NAMESPACE

@@ -11,8 +11,8 @@ inline namespace PYRNN_ISA_NAMESPACE {
 template <class T>
 struct StagedBackward : StagedRows<T> {
   using Rows = StagedRows<T>;
-  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::early,
-      Rows::late, Rows::reads;
+  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::apart,
+      Rows::early, Rows::late, Rows::reads;
   const BackwardArgs& args;
   int threads, planes, products;
 
@@ -22,16 +22,17 @@ struct StagedBackward : StagedRows<T> {
   T* da;  // (entries, planes, padded): of the slots, then of the parameters
   T* dproducts{};  // (entries, products, padded): of x's and h's products, where they were normalised
   T *factors{}, *h_seen{}, *read{};  // (B, padded), (entries, padded), (entries, reads, padded)
-  T* dprojected{};  // (entries, padded): of h as projected
+  T *dprojected{}, *dnormed{};  // (entries, padded): of h as projected, of c as normalised
   T* ordered{};  // weight_hh with zeros for what does not count
   Barrier* barrier;
   Queue queue;
   PerThread<int32_t> entries;  // (max_rows)
   PerThread<T> dseen, shares{}, panel;  // (max_rows, reads, padded), (1 + max_rows, states, padded), (entries, panel)
+  PerThread<T> fresh{}, scratch{};  // (max_rows, padded), (padded)
 
   StagedBackward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args, int threads)
-      : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads), planes(cell.slots + cell.params),
-        products(cell.from_x_count + cell.from_h_count) {}
+      : Rows(cell, reading, args.sizes, args.weights, args.variation, args.regularization), args(args),
+        threads(threads), planes(cell.slots + cell.params), products(cell.from_x_count + cell.from_h_count) {}
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
@@ -45,9 +46,12 @@ struct StagedBackward : StagedRows<T> {
     da = carver.take<T>(all * planes * padded);
     if (norm) dproducts = carver.take<T>(all * products * padded);
     if (has_dropout(args.regularization)) {
-      factors = carver.take<T>(B * padded);
+      if (!drops_afresh(args.regularization)) factors = carver.take<T>(B * padded);
       h_seen = carver.take<T>(all * padded);
     }
+    if (drops_afresh(args.regularization)) fresh = carver.take_per_thread<T>(threads, args.schedule.max_rows * padded);
+    if (apart) scratch = carver.take_per_thread<T>(threads, padded);
+    if (args.weights.norm_c) dnormed = carver.take<T>(all * padded);
     if (late) read = carver.take<T>(all * reads * padded);
     if (projected) dprojected = carver.take<T>(all * padded);
     if (cell.ordered) ordered = carver.take<T>(cell.from_h_count * H * H);
@@ -103,7 +107,7 @@ struct StagedBackward : StagedRows<T> {
                     padded);
         copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
       }
-      if (factors) dropout_factors(args.regularization, b, padded, factors + b * padded);
+      if (factors) dropout_factors(args.regularization, 0, b, padded, factors + b * padded);
     }
     if (args.dx.data && !args.dx_accumulate)
       clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
@@ -121,7 +125,8 @@ struct StagedBackward : StagedRows<T> {
   void step(int thread, int64_t i, Range sequences) const {
     const Schedule& schedule = args.schedule;
     const Range all{0, padded / lanes<T>};
-    const Units<T> units{H, padded, params};
+    Varied<T> varied = this->varied;
+    const Units<T> units{H, padded, params, args.variation.varied ? &varied : nullptr};
     int32_t* entry = entries[thread];
     const int64_t count = entries_of_group(schedule, i, sequences, entry);
     const auto batch = [&](int64_t n) { return schedule.batch[entry[n]]; };
@@ -133,6 +138,15 @@ struct StagedBackward : StagedRows<T> {
     const auto dy_of = [&](int64_t n) {
       return args.dy.data ? element<T>(args.dy, schedule.time[entry[n]], batch(n)) : nullptr;
     };
+    const bool afresh = drops_afresh(args.regularization), dropped = has_dropout(args.regularization);
+    const auto factor = [&](int64_t n) { return factors ? factors + batch(n) * padded : fresh[thread] + n * padded; };
+    for (int64_t n = 0; afresh && n < count; n++)
+      dropout_factors(args.regularization, schedule.time[entry[n]], batch(n), padded, fresh[thread] + n * padded);
+    for (int s = 0; s < cell.states; s++)
+      for (int64_t n = 0; args.dstates[s].data && n < count; n++) {
+        const T* d = element<T>(args.dstates[s], schedule.time[entry[n]], batch(n));
+        for (int64_t u = 0; u < this->width(s); u++) ds_row(s, batch(n))[u] += d[u];
+      }
     for (int64_t n = 0; zoned && n < count; n++) {
       zoneout_shares(args.regularization, cell.states, schedule.time[entry[n]], batch(n), {0, padded}, padded, share);
       zoneout_backward<T>(cell.states, share, dy_of(n), ds_row(0, batch(n)), args.sizes.B * padded, {0, padded}, P,
@@ -151,16 +165,23 @@ struct StagedBackward : StagedRows<T> {
       const int64_t e = entry[n], b = batch(n);
       const T *state = state_row(schedule.source[e]), *gates = gates_row(e);
       const T* dy = zoned || projected ? nullptr : dy_of(n);
+      if (apart) {
+        for (int64_t u = 0; dy && u < H; u++) ds_row(0, b)[u] += dy[u];
+        dy = nullptr;
+        this->decompose(gates + this->apart_at(), ds_row(0, b), ds_row(1, b), dnormed ? dnormed + e * padded : nullptr,
+                        scratch[thread]);
+      }
+      if (afresh && !dropped) varied.mask = fresh[thread] + n * padded;
       cell.backward(
           units, {gates, state, dy, ds_row(0, b), da_row(e, 0), args.sizes.B * padded, padded, column_block<T>}, all);
       if (zoned)
         for (int s = 0; s < cell.states; s++)
           for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past(n)[s * padded + u];
-      if (factors) multiplied(state, factors + b * padded, padded, h_seen + e * padded);
+      if (dropped) multiplied(state, factor(n), padded, h_seen + e * padded);
       if (!late) continue;
       T* out = read + e * reads * padded;
       reading.read_saved(units, gates, state, out);
-      for (int k = 0; factors && k < reads; k++, out += padded) multiplied(out, factors + b * padded, padded, out);
+      for (int k = 0; dropped && k < reads; k++, out += padded) multiplied(out, factor(n), padded, out);
       back_through_norm(e, cell.from_h, early, early + late, dh_product(e, early), gates + this->normalised_h(),
                         args.weights.norm_hh, 2);
     }
@@ -173,7 +194,7 @@ struct StagedBackward : StagedRows<T> {
       }
       for (int64_t n = 0; n < count; n++) {
         for (int k = 0; k < reads; k++) {
-          if (factors) multiplied(dread(n, k), factors + batch(n) * padded, padded, dread(n, k));
+          if (dropped) multiplied(dread(n, k), factor(n), padded, dread(n, k));
           for (int64_t u = H; u < padded; u++) dread(n, k)[u] = 0;
         }
         reading.read_backward(units, gates_row(entry[n]), state_row(schedule.source[entry[n]]), dread(n, 0),
@@ -189,9 +210,9 @@ struct StagedBackward : StagedRows<T> {
     }
     for (int k = 0; k < early; k++)
       to_h[k].multiply(
-          count, of_h(k), [&](int64_t n) { return factors ? seen(n) : ds_row(0, batch(n)); }, !factors || k > 0);
-    for (int64_t n = 0; factors && early && n < count; n++)
-      for (int64_t u = 0; u < P; u++) ds_row(0, batch(n))[u] += factors[batch(n) * padded + u] * seen(n)[u];
+          count, of_h(k), [&](int64_t n) { return dropped ? seen(n) : ds_row(0, batch(n)); }, !dropped || k > 0);
+    for (int64_t n = 0; dropped && early && n < count; n++)
+      for (int64_t u = 0; u < P; u++) ds_row(0, batch(n))[u] += factor(n)[u] * seen(n)[u];
     for (int k = 0; args.dx.data && k < cell.from_x_count; k++)
       to_x[k].multiply(
           count, [&](int64_t n) { return dx_product(entry[n], k); },
@@ -263,6 +284,10 @@ struct StagedBackward : StagedRows<T> {
       if (norm) unit_sums(mine, at(args.dnorm_hh, i), slot(cell.from_h[i]), kept_at(this->normalised_h() + i * padded));
     }
     for (int i = 0; i < cell.params; i++) unit_sums(mine, at(args.dparams, i), slot(cell.slots + i), none);
+    if (!dnormed) return;
+    const auto of_c = [&](int64_t e) { return static_cast<const T*>(dnormed + e * padded); };
+    unit_sums(mine, at(args.dnorm_c, 0), of_c, kept_at(this->apart_at() + 2 * padded));
+    unit_sums(mine, at(args.dbias_c, 0), of_c, none);
   }
 
   void work(int thread) const {

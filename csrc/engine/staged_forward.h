@@ -10,8 +10,8 @@ inline namespace PYRNN_ISA_NAMESPACE {
 template <class T>
 struct StagedForward : StagedRows<T> {
   using Rows = StagedRows<T>;
-  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::early,
-      Rows::late, Rows::reads;
+  using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::apart,
+      Rows::early, Rows::late, Rows::reads;
   const ForwardArgs& args;
   int threads;
 
@@ -19,16 +19,19 @@ struct StagedForward : StagedRows<T> {
   PackedMatrix<T> project;
   T *bias, *params;                                      // (slots, padded), (params, padded)
   T* factors{};                                          // (B, padded): dropout of h
-  T* ordered{};                                          // weight_hh with zeros for what does not count
+  PerThread<T> fresh{};  // (max_rows, padded): that of a step alone, or of the candidate
+  T* ordered{};  // weight_hh with zeros for what does not count
   Barrier* barrier;
-  PerThread<StepRow<T>> rows;                    // (max_rows)
-  PerThread<int32_t> entries;                    // (max_rows)
+  PerThread<StepRow<T>> rows;  // (max_rows)
+  PerThread<int32_t> entries;  // (max_rows)
   PerThread<T> slots, products, seen,
       shares{};  // (max_rows, slots, padded), the same, (max_rows, reads, …), (states, …)
   PerThread<T> hidden{};  // (max_rows, padded): what is projected
+  PerThread<T> parts{};  // (apart_rows, padded): what is not kept
 
   StagedForward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args, int threads)
-      : Rows(cell, reading, args.sizes, args.weights), args(args), threads(threads) {}
+      : Rows(cell, reading, args.sizes, args.weights, args.variation, args.regularization), args(args),
+        threads(threads) {}
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
@@ -38,7 +41,10 @@ struct StagedForward : StagedRows<T> {
     if (projected) project.carve(carver, H, P);
     bias = carver.take<T>(cell.slots * padded);
     params = carver.take<T>(cell.params * padded);
-    if (has_dropout(args.regularization)) factors = carver.take<T>(args.sizes.B * padded);
+    if (drops_afresh(args.regularization))
+      fresh = carver.take_per_thread<T>(threads, most * padded);
+    else if (has_dropout(args.regularization))
+      factors = carver.take<T>(args.sizes.B * padded);
     if (cell.ordered) ordered = carver.take<T>(cell.from_h_count * H * H);
     barrier = carver.take<Barrier>(1);
     rows = carver.take_per_thread<StepRow<T>>(threads, most);
@@ -48,6 +54,7 @@ struct StagedForward : StagedRows<T> {
     seen = carver.take_per_thread<T>(threads, most * larger(1, reads) * padded);
     if (has_zoneout(args.regularization)) shares = carver.take_per_thread<T>(threads, cell.states * padded);
     if (projected) hidden = carver.take_per_thread<T>(threads, most * padded);
+    if (apart) parts = carver.take_per_thread<T>(threads, Rows::apart_rows * padded);
     return carver.used;
   }
 
@@ -84,7 +91,7 @@ struct StagedForward : StagedRows<T> {
       for (int s = 0; s < cell.states; s++)
         copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, this->width(s),
                     state_row(b) + s * padded, padded);
-      if (factors && b < B) dropout_factors(args.regularization, b, padded, factors + b * padded);
+      if (factors && b < B) dropout_factors(args.regularization, 0, b, padded, factors + b * padded);
     }
     clear_idle<T>(args.schedule, args.y, B, P, part(args.schedule.idles, thread, threads));
   }
@@ -126,11 +133,18 @@ struct StagedForward : StagedRows<T> {
     int32_t* entry = entries[thread];
     StepRow<T>* row = rows[thread];
     const int64_t count = entries_of_group(schedule, i, sequences, entry);
-    const Units<T> units{H, padded, params};
+    Varied<T> varied = this->varied;
+    const Units<T> units{H, padded, params, args.variation.varied ? &varied : nullptr};
+    const bool afresh = drops_afresh(args.regularization);
+    const auto factor = [&](int64_t n) -> const T* {  // of the h that the product of row n reads
+      if (factors) return factors + schedule.batch[entry[n]] * padded;
+      return afresh && has_dropout(args.regularization) ? fresh[thread] + n * padded : nullptr;
+    };
     for (int64_t n = 0; n < count; n++) {
       const int64_t e = entry[n], t = schedule.time[e], b = schedule.batch[e];
       const T* state = state_row(schedule.source[e]);
-      const T* h = factors ? multiplied(state, factors + b * padded, padded, seen[thread] + n * padded) : state;
+      if (afresh) dropout_factors(args.regularization, t, b, padded, fresh[thread] + n * padded);
+      const T* h = factor(n) ? multiplied(state, factor(n), padded, seen[thread] + n * padded) : state;
       row[n] = {element<T>(args.x, t, b),
                 h,
                 nullptr,
@@ -149,15 +163,17 @@ struct StagedForward : StagedRows<T> {
       for (int64_t n = 0; n < count; n++) {
         T* out = seen[thread] + n * reads * padded;
         reading.read(units, slots[thread] + n * cell.slots * padded, row[n].state, out);
-        for (int k = 0; factors && k < reads; k++, out += padded)
-          multiplied(out, factors + schedule.batch[entry[n]] * padded, padded, out);
+        for (int k = 0; factor(n) && k < reads; k++, out += padded) multiplied(out, factor(n), padded, out);
       }
       add(thread, count, from_h, cell.from_h, early, early + late, args.weights.norm_hh, this->normalised_h(), 2, read);
     }
     if (projected)
       for (int64_t n = 0; n < count; n++)
         row[n].y = row[n].gates ? row[n].gates + this->unprojected() : hidden[thread] + n * padded;
+    if (afresh && !has_dropout(args.regularization)) varied.mask = fresh[thread];
     cell.forward(units, {slots[thread], count, 0, padded / lanes<T>}, row);
+    for (int64_t n = 0; apart && n < count; n++)
+      this->compose(row[n].state_new, row[n].y, row[n].gates ? row[n].gates + this->apart_at() : parts[thread]);
     if (projected) {
       project.multiply(
           count, [&](int64_t n) { return static_cast<const T*>(row[n].y); },

@@ -106,9 +106,9 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     options |= {"bias": layout.bias, "layer_norm": layout.layer_norm, "bidirectional": layout.directions == 2}
     options["proj_size"] = layout.proj_size
     options["merge"] = merge
-    names = set(Chosen._fields) - {"merge", "learn_initial_state"}
+    names = set(Chosen._fields) - {"merge", "learn_initial_state", "cell_norm"}
     options |= {name: config[name] for name in names & set(config)}
-    options["learn_initial_state"] = bool(layout.initial)
+    options |= {"learn_initial_state": bool(layout.initial), "cell_norm": layout.cell_norm}
     options["dtype"] = tensors["weight_ih_l0"].dtype
     sizes = (layout.input_size, layout.hidden_size, layout.num_layers)
     layer: Any

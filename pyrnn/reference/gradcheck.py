@@ -31,6 +31,7 @@ def gradcheck(
     bias: bool = True,
     layer_norm: bool = False,
     proj_size: int = 0,
+    cell_norm: bool = False,
     learn_initial_state: bool = False,
     merge: str = "concat",
     initial_state: bool = True,
@@ -43,7 +44,7 @@ def gradcheck(
 ) -> float:
     """Compare the gradients of a random problem with the complex step, for every element of every input.
 
-    The loss is a sum of y and of the final states with random weights.
+    The loss is a sum of y, of the final states and, with `return_states`, of all states with random weights.
     Inputs are x, the initial states and every parameter; the dropout masks are the same in every evaluation.
 
     Parameters
@@ -52,7 +53,7 @@ def gradcheck(
         A registered name.
     time, batch, input_size, hidden_size, num_layers, proj_size : int
         Sizes of the problem.
-    bidirectional, bias, layer_norm, learn_initial_state, merge, initial_state
+    bidirectional, bias, layer_norm, cell_norm, learn_initial_state, merge, initial_state
         Options of the problem; without `initial_state` it starts from zeros.
     dropout : float
         Between layers.
@@ -64,7 +65,7 @@ def gradcheck(
         What computes the gradients under test: the reference, or `pyrnn.functional.sequence_forward` and
         `sequence_backward`.
     **options
-        `lengths`, `mask`, `resets`, `reset_to`, `weight_dropout` …, as in `sequence_forward`.
+        `lengths`, `mask`, `resets`, `reset_to`, `cell_clip`, `activations` …, as in `sequence_forward`.
 
     Returns
     -------
@@ -83,7 +84,7 @@ def gradcheck(
     True
     """
     spec, directions = REFERENCE.spec(cell), 1 + bidirectional
-    more: dict[str, Any] = {"layer_norm": layer_norm, "proj_size": proj_size}
+    more: dict[str, Any] = {"layer_norm": layer_norm, "proj_size": proj_size, "cell_norm": cell_norm}
     more |= {"learned": learn_initial_state, "merge": merge}
     layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias, **more)
     rng = np.random.Generator(np.random.Philox(seed))
@@ -100,8 +101,10 @@ def gradcheck(
         names = [name for name, _ in named]
         inputs |= dict(zip(names, possible(cell, [inputs[name] for name in names]), strict=True))
     dy = rng.normal(size=(time, batch, layout.sizes[2]))
-    dstate = states(batch)
+    dstate, dstates = states(batch), states(time, batch)
     outputs: dict[str, Any] = {"y": dy, **flat("state", dstate)}
+    if options.get("return_states"):
+        outputs |= flat("states", dstates)
 
     def problem(values: dict[str, Array]) -> dict[str, Any]:
         return {
@@ -121,14 +124,17 @@ def gradcheck(
     def derivative(element: Array, index: tuple[int, ...]) -> float:
         value = element[index]
         element[index] = value + 1j * STEP
-        y, final = sequence(**problem(complex_inputs))
+        y, *found = sequence(**problem(complex_inputs))
         element[index] = value
         made = {"y": y}
-        made |= flat("state", final)
+        for name, a in zip(("state", "states"), found, strict=False):
+            made |= flat(name, a)
         return float(sum(np.sum(outputs[name] * a.imag) for name, a in made.items()) / STEP)
 
     saved = forward(**problem(inputs))[-1]
-    grads = backward(saved, dy, dstate)
+    grads = (
+        backward(saved, dy, dstate, dstates) if options.get("return_states") else backward(saved, dy, dstate)
+    )
     given = {"x": grads.x, **grads.params, **flat("state", grads.state)}
 
     worst = 0.0

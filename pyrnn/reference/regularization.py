@@ -42,11 +42,19 @@ def zoneout_shares(regularization: Any, T: int, B: int, H: int) -> Array:
     return np.stack(shares, axis=1).astype(np.float64)
 
 
-def dropout_factors(regularization: Any, B: int, H: int) -> Array:
-    """What the units of h are multiplied by before the product, (B, H), at every step."""
+def dropout_masks(regularization: Any, afresh: bool, T: int, B: int, H: int) -> Array:
+    """What units are multiplied by at every step, (T, B, H): the same at all, or `afresh` another at each."""
+    one = dropout_factors(regularization, B, H)
+    if not (afresh and T):
+        return np.broadcast_to(one, (T, *one.shape))
+    return np.stack([dropout_factors(regularization, B, H, t) for t in range(T)])
+
+
+def dropout_factors(regularization: Any, B: int, H: int, t: int = 0) -> Array:
+    """What the units of h are multiplied by before the product, (B, H); t is 0 for one mask at all steps."""
     if regularization is None or not regularization[2]:
         return np.ones((1, 1))
     _, dropout, _, seed, stream = regularization
     b, unit = np.ogrid[:B, :H]
-    words = philox(seed, (unit, np.asarray(0), b, np.asarray(2 * stream + 1)))
+    words = philox(seed, (unit, np.asarray(t), b, np.asarray(2 * stream + 1)))
     return np.where(words[0] < int(dropout * 2**32), 0.0, 1 / (1 - dropout) if dropout < 1 else 0.0)

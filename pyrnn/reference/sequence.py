@@ -14,7 +14,8 @@ import numpy as np
 from pyrnn.layout import Array
 from pyrnn.reference.cells import registry
 from pyrnn.reference.products import Product
-from pyrnn.reference.regularization import dropout_factors, zoneout_shares
+from pyrnn.reference.regularization import dropout_masks, zoneout_shares
+from pyrnn.reference.varied import VariedCell
 
 
 class Saved(NamedTuple):
@@ -28,7 +29,7 @@ class Saved(NamedTuple):
     kept: tuple[Any, Any, Any]  # by them; of h's and the late ones' for every step
     params: Array  # (params, 1, H)
     shares: Array  # (T, S, B, H), or (): how much of the old state zoneout keeps
-    factors: Array  # (B, H), or (): dropout of the h that the product reads
+    factors: Array  # (T, B, H), or (T, 1, 1): dropout of the h that the product reads
     projection: (
         tuple[Array, Array] | None
     )  # weight_hr (H, H), zeros below P; (T, B, H), what it is multiplied with
@@ -37,10 +38,15 @@ class Saved(NamedTuple):
     to_initial: bool
     steps: range  # in the order of the forward
     rounded: Any  # what the products do to both sides
+    after: Array  # (T, S, B, H): the states after each step, zero where not active
 
     def saved(self) -> Array:
         """What the cell saved at every step, (T, B, saved, H)."""
         return np.swapaxes(self.save, 1, 2)
+
+    def states(self) -> Array:
+        """The states after every step, (T, B, S, H)."""
+        return np.swapaxes(self.after, 1, 2)
 
 
 def forward(
@@ -66,12 +72,15 @@ def forward(
     norm_ih: Array | None = None,
     norm_hh: Array | None = None,
     weight_hr: Array | None = None,
+    variation: Any = None,
+    norm_c: Array | None = None,
+    bias_c: Array | None = None,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
     With compute_dtype="bfloat16" the products round both sides, here and in the backward.
     """
-    kind = registry[cell]
+    kind: Any = registry[cell]
     rounded = bfloat16 if compute_dtype else np.asarray
     (T, B, _), early = x.shape, len(kind.from_h) - getattr(kind, "late", 0)
     if weight_hh is None:
@@ -91,14 +100,20 @@ def forward(
     active = active_steps(T, B, lengths, mask)
     restart = active & (np.zeros((T, B, 1), bool) if resets is None else resets[:, :, None])
     x = np.where(active, x, 0)
+    drops = "sequence" if variation is None else variation[3]
+    masks = dropout_masks(regularization, drops != "sequence", T, B, H).astype(x.dtype)
+    factors = np.ones((T, 1, 1), x.dtype) if drops == "candidate" else masks
+    if variation is not None:
+        dropped = drops == "candidate" and regularization is not None and regularization[2]
+        candidates = (masks, 1 - regularization[1]) if dropped else (None, 1.0)
+        kind = VariedCell(kind, variation, norm_c, bias_c, *candidates)
     a = np.zeros((T, kind.slots, B, H), x.dtype)
     rows, x_kept = x_product.forward([x])
     a[:, list(kind.from_x)] += split(plus(rows, bias_ih), H)
     h_kept, late_kept = [None] * T, [None] * T
     started, kept = np.zeros((T, kind.states, B, H), x.dtype), np.zeros((T, kind.saved, B, H), x.dtype)
 
-    shares = zoneout_shares(regularization, T, B, H).astype(x.dtype)
-    factors = dropout_factors(regularization, B, H).astype(x.dtype)
+    shares, after = zoneout_shares(regularization, T, B, H).astype(x.dtype), np.zeros_like(started)
     p = np.zeros((0, 1, H), x.dtype) if params is None else params[:, None]
     steps = range(T - 1, -1, -1) if reverse else range(T)
     s = np.stack([padded(a, 1, H) for a in state])
@@ -106,14 +121,15 @@ def forward(
     initial = s if reset_to_initial else np.zeros_like(s)
     for t in steps:
         s = np.where(restart[t], initial, s)
-        rows, h_kept[t] = h_product.forward([s[0] * factors])
+        rows, h_kept[t] = h_product.forward([s[0] * factors[t]])
         a[t, list(kind.from_h[:early])] += split(plus(rows, biases[0]), H)
         if early < len(kind.from_h):
-            rows, late_kept[t] = late_product.forward([read * factors for read in kind.read(a[t], s)])
+            rows, late_kept[t] = late_product.forward([read * factors[t] for read in kind.read(a[t], s)])
             np.add.at(
                 a[t], list(kind.from_h[early:]), split(plus(rows, biases[1]), H)
             )  # a slot may come again
-        s_new, step_save = kind.forward(a[t], s, p)
+        at = () if variation is None else (t,)
+        s_new, step_save = kind.forward(*at, a[t], s, p)
         s_new = np.stack(s_new)
         if weight_hr is not None:
             hidden[t] = np.where(active[t], s_new[0], 0)
@@ -122,7 +138,8 @@ def forward(
         started[t] = np.where(active[t], s, 0)
         kept[t] = np.where(active[t], step_save, 0)
         s = np.where(active[t], s_new, s)
-        y[t] = np.where(active[t], s[0], 0)[:, :P]
+        after[t] = np.where(active[t], s, 0)
+        y[t] = after[t, 0, :, :P]
     for out, value in zip(state_out, s, strict=True):
         out[...] = value[:, : out.shape[1]]
     if not save:
@@ -130,7 +147,7 @@ def forward(
     products, kept_by = (x_product, h_product, late_product), (x_kept, h_kept, late_kept)
     projection = None if weight_hr is None else (weight_hr, hidden)
     read = (products, kept_by, p, shares, factors, projection)
-    return Saved(kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded)
+    return Saved(kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded, after)
 
 
 def backward(
@@ -148,6 +165,9 @@ def backward(
     dnorm_ih: Array | None = None,
     dnorm_hh: Array | None = None,
     dweight_hr: Array | None = None,
+    dnorm_c: Array | None = None,
+    dbias_c: Array | None = None,
+    dstates: Sequence[Array] | None = None,
 ) -> None:
     """Write the gradients of what `forward` read; dx is added to when `dx_accumulate`."""
     kind, active, restart, rounded = saved.cell, saved.active, saved.restart, saved.rounded
@@ -167,27 +187,42 @@ def backward(
     dh = np.zeros((T, B, H), saved.x.dtype)
     if dy is not None:
         dh[..., : dy.shape[2]] = np.where(active, dy, 0)
+    dafter = np.zeros_like(saved.after)
+    for s, of_state in enumerate(() if dstates is None else dstates):
+        dafter[:, s, :, : of_state.shape[2]] = np.where(active, of_state, 0)
+    for out in (dnorm_c, dbias_c):
+        if out is not None:
+            out[...] = 0
     for t in reversed(saved.steps):
         ds_new = np.where(active[t], ds, 0)
         ds_new[0] += dh[t]
+        ds_new += dafter[t]
         past = saved.shares[t] * ds_new  # what zoneout leads past the cell
         ds_new = ds_new - past
         if saved.projection is not None and dweight_hr is not None:
             weight_hr, hidden = saved.projection
             dweight_hr += (rounded(ds_new[0]).T @ rounded(hidden[t]))[: len(dweight_hr)]
             ds_new[0] = rounded(ds_new[0]) @ rounded(weight_hr)
-        da[t], ds_old, dp_step = kind.backward(saved.save[t], saved.state[t], saved.params, ds_new)
+        if isinstance(kind, VariedCell):
+            da[t], ds_old, dp_step, of_norm = kind.backward(
+                t, saved.save[t], saved.state[t], saved.params, ds_new
+            )
+            for out, value in zip((dnorm_c, dbias_c), of_norm or (), strict=False):
+                if out is not None:
+                    out += np.where(active[t], value, 0).sum(0)
+        else:
+            da[t], ds_old, dp_step = kind.backward(saved.save[t], saved.state[t], saved.params, ds_new)
         ds_old = np.stack(ds_old) + past
         if kind.params:
             dp += dp_step
         if late_slots:
             drows[t, :, early * H :] = late_product.backward(join(da[t, late_slots]), late_kept[t])
-            dread = late_product.pull(drows[t, :, early * H :]) * saved.factors
+            dread = late_product.pull(drows[t, :, early * H :]) * saved.factors[t]
             ds_read, da_read = kind.read_backward(saved.save[t], saved.state[t], dread)
             ds_old += ds_read
             da[t] += da_read
         drows[t, :, : early * H] = h_product.backward(join(da[t, early_slots]), h_kept[t])
-        ds_old[0] += h_product.pull(drows[t, :, : early * H])[0] * saved.factors
+        ds_old[0] += h_product.pull(drows[t, :, : early * H])[0] * saved.factors[t]
         ds = np.where(active[t], ds_old, ds)
         dinitial += np.where(restart[t], ds, 0)
         ds = np.where(restart[t], 0, ds)

@@ -10,6 +10,8 @@ slots of from_h do not read h, `read(a, s)` and `read_saved(save, s)` are the ve
 them with as many slots each, and `read_backward(save, s, dread) -> (ds, da)` adds to the gradients of all
 states and slots. With `ordered` a weight of h counts only where the first parameter is as large for the
 unit that is read as for the one that reads, or larger.
+`roles` are those of the activations that a call may choose: f for the sigmoid of the gates, g for the
+activation of a pre-activation, h for that of c in h = o tanh(c).
 """
 
 from collections.abc import Sequence
@@ -79,5 +81,6 @@ def cells() -> dict[str, dict[str, Any]]:
         | {"param_name": getattr(cell, "param_name", ""), "late": getattr(cell, "late", 0)}
         | {"reads": getattr(cell, "reads", int(hasattr(cell, "late")))}
         | {"ordered": getattr(cell, "ordered", False)}
+        | {"roles": getattr(cell, "roles", "")}
         for name, cell in registry.items()
     }

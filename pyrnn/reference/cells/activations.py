@@ -2,7 +2,7 @@
 """Activations on real and complex arrays, with the derivative taken from the output, for the cells."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -11,18 +11,30 @@ from pyrnn.layout import Array
 Slots: TypeAlias = Array | Sequence[Array]  # indexed by slot, state or parameter first, then (B, H)
 
 
+class Value(np.ndarray[Any, np.dtype[Any]]):
+    """An array that brings activations of its own, in the place of the sigmoid and of the others."""
+
+    def gate(self) -> Array:
+        """In the place of the sigmoid."""
+        raise NotImplementedError
+
+    gate_slope = squash = squash_slope = gate
+
+
 class Sigmoid:
     """σ(x) = 1 / (1 + exp(-x)), written so that the exponential never overflows; σ' = y (1 - y)."""
 
     @staticmethod
     def f(x: Array) -> Array:
+        if isinstance(x, Value):
+            return x.gate()
         negative = x.real < 0
         e = np.exp(np.where(negative, x, -x))
         return np.asarray(np.where(negative, e, 1) / (1 + e))
 
     @staticmethod
     def df(y: Array) -> Array:
-        return np.asarray(y * (1 - y))
+        return y.gate_slope() if isinstance(y, Value) else np.asarray(y * (1 - y))
 
 
 class Tanh:
@@ -30,11 +42,11 @@ class Tanh:
 
     @staticmethod
     def f(x: Array) -> Array:
-        return np.tanh(x)
+        return x.squash() if isinstance(x, Value) else np.tanh(x)
 
     @staticmethod
     def df(y: Array) -> Array:
-        return 1 - y * y
+        return y.squash_slope() if isinstance(y, Value) else 1 - y * y
 
 
 class Relu:
@@ -42,8 +54,8 @@ class Relu:
 
     @staticmethod
     def f(x: Array) -> Array:
-        return np.where(x.real > 0, x, 0)
+        return x.squash() if isinstance(x, Value) else np.where(x.real > 0, x, 0)
 
     @staticmethod
     def df(y: Array) -> Array:
-        return (y.real > 0).astype(y.dtype)
+        return y.squash_slope() if isinstance(y, Value) else (y.real > 0).astype(y.dtype)

@@ -11,6 +11,7 @@ class Gru:
     slots, states, saved, params = 4, 1, 4, 0
     from_x, from_h = (0, 1, 2), (0, 1, 3)
     gate_names = ("r", "z", "n")
+    roles = "fg"
 
     @staticmethod
     def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:

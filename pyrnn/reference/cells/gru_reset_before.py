@@ -13,6 +13,7 @@ class GruResetBefore:
     slots, states, saved, params, late = 3, 1, 3, 0, 1
     from_x = from_h = (0, 1, 2)
     gate_names = ("r", "z", "n")
+    roles = "fg"
 
     @staticmethod
     def read(a: Slots, s: Slots) -> Slots:

@@ -11,6 +11,7 @@ class Janet:
     slots, states, saved, params = 2, 1, 3, 0
     from_x = from_h = (0, 1)
     gate_names = ("f", "g")
+    roles = "fg"
 
     @staticmethod
     def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:

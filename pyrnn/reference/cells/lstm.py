@@ -13,6 +13,7 @@ class Lstm:
     slots, states, saved, params = 4, 2, 4, 0
     from_x = from_h = (0, 1, 2, 3)
     gate_names = ("i", "f", "g", "o")
+    roles = "fgh"
 
     @staticmethod
     def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:

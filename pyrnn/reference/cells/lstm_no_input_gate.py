@@ -13,6 +13,7 @@ class LstmNoInputGate:
     slots, states, saved, params = 3, 2, 3, 0
     from_x = from_h = (0, 1, 2)
     gate_names = ("f", "g", "o")
+    roles = "fgh"
 
     @staticmethod
     def forward(a: Slots, s: Slots, p: Slots) -> tuple[Slots, Slots]:

@@ -13,6 +13,7 @@ class LstmPeephole:
     slots, states, saved, params = 4, 2, 4, 3
     from_x = from_h = (0, 1, 2, 3)
     gate_names = ("i", "f", "g", "o")
+    roles = "fgh"
     param_name = "peephole"
 
     @staticmethod

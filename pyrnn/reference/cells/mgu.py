@@ -13,6 +13,7 @@ class Mgu:
     slots, states, saved, params, late = 2, 1, 2, 0, 1
     from_x = from_h = (0, 1)
     gate_names = ("f", "n")
+    roles = "fg"
 
     @staticmethod
     def read(a: Slots, s: Slots) -> Slots:

@@ -10,6 +10,7 @@ class RnnTanh:
     slots, states, saved, params = 1, 1, 1, 0
     from_x = from_h = (0,)
     gate_names = ("h",)
+    roles = "g"
     activation: type[Tanh] | type[Relu] = Tanh
 
     @classmethod
