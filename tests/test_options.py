@@ -125,9 +125,11 @@ def test_complex_step(case):
     cell, of_layout, call = CASES[case]
     of_layout = dict(of_layout)
     learned = of_layout.pop("learned", False)
-    of_layout["hidden_size"] = {"sizes": (3, 2)}.get(case, 4 if "proj_size" in of_layout else 2)
+    of_layout["hidden_size"] = {"sizes": (3, 2), "all": 3}.get(case, 2)
+    if "proj_size" in of_layout:
+        of_layout["proj_size"] = 2
     both = {"bidirectional": True} if "merge" in of_layout else {}
-    sizes = {"time": 3, "batch": 2, "input_size": 2, "num_layers": 2 if case in ("sizes", "all") else 1}
+    sizes = {"time": 3, "batch": 2, "input_size": 2, "num_layers": 1 + (case == "sizes")}
     more = {"learn_initial_state": learned, "initial_state": not learned, "return_states": True, **both}
     steps = {"lengths": [3, 2], "resets": np.array([[0, 0], [1, 0], [0, 1]], bool), "reset_to": "initial"}
     reference.gradcheck(cell, tolerance=COMPLEX_STEP, **sizes, **of_layout, **more, **steps, **call)

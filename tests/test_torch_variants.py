@@ -24,6 +24,16 @@ OPTIONS = {
     "GRU": {"layer_norm": True, "zoneout": 0.2, "recurrent_dropout": 0.2},
     "RNN": {"layer_norm": True, "zoneout": 0.2, "recurrent_dropout": 0.2},
 }
+MORE = {
+    "LSTM": {"cell_norm": True, "cell_clip": 0.3, "learn_initial_state": True, "forget_bias": 1.0},
+    "GRU": {"activations": ["softsign", ("elu", 0.7)], "bidirectional": True, "merge": "sum"},
+    "RNN": {
+        "gate_clip": 0.4,
+        "weight_dropout": 0.3,
+        "recurrent_dropout": 0.3,
+        "recurrent_dropout_kind": "step",
+    },
+}
 
 
 def layer_of(name="LSTM", cell="lstm_peephole", **options):
@@ -75,10 +85,24 @@ def test_same_as_the_layer_of_numpy(name, cell):
         assert np.array_equal(a.detach().numpy(), b)
 
 
-@pytest.mark.parametrize("name", OPTIONS)
-def test_gradcheck(name):
+@pytest.mark.parametrize("name", MORE)
+def test_more_options(name):
+    layer = layer_of(name, None, **MORE[name]).eval()
+    twin = pyrnn.io.from_torch(layer)
+    assert {k: getattr(twin, k) for k in MORE[name]} == MORE[name]
+    x = torch.randn(4, 2, 3, dtype=torch.float64)
+    y, _ = layer(x)
+    assert np.array_equal(y.detach().numpy(), twin(x.numpy())[0])
+    assert set(layer.gates(x)) >= {"h"} and name in repr(layer)
+    if name == "LSTM":
+        assert (layer.bias_ih_l0[5:10] == 1).all() and not layer.bias_hh_l0[5:10].any()
+        assert (layer.weight_ln_c_l0 == 1).all() and not layer.h0_l0.any()
+
+
+@pytest.mark.parametrize(("name", "options"), [*OPTIONS.items(), *MORE.items()])
+def test_gradcheck(name, options):
     """The masks are frozen by PyTorch's seed."""
-    layer = layer_of(name, None, **OPTIONS[name])
+    layer = layer_of(name, None, **options)
     x = torch.randn(4, 2, 3, dtype=torch.float64, requires_grad=True)
     names, weights = zip(*layer.named_parameters(), strict=True)
 

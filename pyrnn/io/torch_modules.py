@@ -67,6 +67,7 @@ def layer_from(module: Any) -> Any:
     config: dict[str, Any] = {"cell": cell, "batch_first": module.batch_first, "dropout": module.dropout}
     if variant is not None:
         config |= {"zoneout": variant.zoneout, "recurrent_dropout": variant.recurrent_dropout}
+        config |= variant.chosen.changed()
     names = [name for group in module._all_weights for name in group]
     return recurrent(layer_name(cell), config, {name: array(name, getattr(module, name)) for name in names})
 

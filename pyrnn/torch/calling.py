@@ -12,7 +12,6 @@ from torch.nn.utils.rnn import PackedSequence
 
 from pyrnn import checks
 from pyrnn.functional import KERNELS
-from pyrnn.initial import periods
 from pyrnn.torch import arrays, eager, formulas, inspecting, variants
 from pyrnn.torch.arrays import Call
 from pyrnn.torch.inspecting import turned
@@ -153,13 +152,9 @@ class Recurrent(torch.nn.RNNBase):
         return self._cell if self._variant is None else self._variant.layout.spec.name
 
     def reset_parameters(self) -> None:
-        """PyTorch's initial values, ones for the gains of normalisation, and periods."""
+        """PyTorch's initial values; ones for gains, zeros for initial states, and the forget gate's bias."""
         super().reset_parameters()
-        for name, parameter in self.named_parameters(recurse=False):
-            if name.startswith("weight_ln"):
-                torch.nn.init.ones_(parameter)
-            if name.startswith("weight_period"):
-                parameter.data.copy_(torch.from_numpy(periods(self.hidden_size)))
+        variants.reset(self)
 
     def extra_repr(self) -> str:
         """PyTorch's words, and what is not PyTorch's."""

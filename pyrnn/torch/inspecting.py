@@ -63,6 +63,7 @@ def gates(module: Any, input: Tensor, hx: Any, layer: int, options: dict[str, An
         dict(zip(layout.shapes, map(arrays.weight_view, weights), strict=True)),
         batch_first=module.batch_first,
         zoneout=0.0 if variant is None else variant.zoneout,
+        **({} if variant is None else {"variation": variant.variation}),
         save=True,
         **flags,
         reset_to=options["reset_to"],

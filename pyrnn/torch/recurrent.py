@@ -34,6 +34,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
         A name in `pyrnn.cells()` with states (h, c): "lstm_peephole" and the other variants.
     layer_norm, zoneout, recurrent_dropout
         As in `pyrnn.Recurrent`; masks are drawn in training, from PyTorch's generator.
+    merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip
+    activations, cell_norm
+        As in `pyrnn.Recurrent`: `pyrnn.options.MoreOptions`.
     states_batch_first : bool
         Whether states are (B, num_layers·directions, H), given and returned.
 
@@ -70,8 +73,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("LSTM"), cell)
+        more: Any = variants.taken(kwargs)
         super().__init__(*args, **kwargs)
-        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
 
     @property
@@ -105,8 +109,9 @@ class GRU(Recurrent, torch.nn.GRU):
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("GRU"), cell)
+        more: Any = variants.taken(kwargs)
         super().__init__(*args, **kwargs)
-        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
 
     @property
@@ -140,12 +145,13 @@ class RNN(Recurrent, torch.nn.RNN):
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("RNN"), cell)
+        more: Any = variants.taken(kwargs)
         if cell is not None and len(args) < 4:
             kwargs.setdefault("nonlinearity", cell.rpartition("_")[2])
         super().__init__(*args, **kwargs)
         if cell is not None and not cell.endswith(self._cell):
             raise ValueError(f"cell: expected {self._cell!r} for this nonlinearity, got {cell!r}")
-        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
 
     @property

@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pyrnn import checks, stacking
+from pyrnn import checks, options, stacking
 from pyrnn.functional import KERNELS
+from pyrnn.initial import forget_gates, periods
 from pyrnn.layout import Layout
 from pyrnn.torch import arrays
 from pyrnn.torch.arrays import DTYPES
@@ -29,6 +30,8 @@ class Variant(NamedTuple):
     layout: Layout
     zoneout: float | tuple[float, ...]
     recurrent_dropout: float
+    chosen: options.Chosen
+    variation: options.Variation
 
 
 def cells_of(name: str) -> tuple[str, ...]:
@@ -40,15 +43,23 @@ def cells_of(name: str) -> tuple[str, ...]:
     return tuple(cell for cell, spec in KERNELS.specs.items() if layer_of(cell, spec.states) == name)
 
 
+def taken(keywords: dict[str, Any]) -> dict[str, Any]:
+    """The options of `pyrnn.options.MoreOptions` among the arguments of a layer; PyTorch gets the rest."""
+    return {name: keywords.pop(name) for name in options.Chosen._fields if name in keywords}
+
+
 def vary(
     layer: Any,
     cell: str | None,
     layer_norm: bool,
     zoneout: float | tuple[float, ...],
     recurrent_dropout: float,
+    more: options.MoreOptions,
 ) -> None:
     """Give a layer of `torch.nn` another cell or options, where it asks for some; it gets new parameters."""
-    if cell in (None, layer._cell) and layer_norm is False and zoneout == 0 and recurrent_dropout == 0:
+    plain = cell in (None, layer._cell) and layer_norm is False and zoneout == 0 and recurrent_dropout == 0
+    chosen = options.chosen(more)
+    if plain and not chosen.changed():
         return
     spec = KERNELS.specs[cell or layer._cell]
     checks.rates("zoneout", zoneout, spec.states)
@@ -62,7 +73,13 @@ def vary(
         layer.bias,
         layer_norm=checks.flag("layer_norm", layer_norm),
         proj_size=checks.projection(layer.proj_size, spec, layer.hidden_size),
+        cell_norm=chosen.cell_norm,
+        learned=chosen.learn_initial_state,
+        merge=options.merged(chosen.merge, 1 + layer.bidirectional),
     )
+    variation = options.variation(spec, **chosen.inside())
+    if chosen.forget_bias is not None:
+        forget_gates(layout)  # refuses cells that have none
     like = next(iter(layer._parameters.values()))
     layer._parameters.clear()
     layer._flat_weights_names, layer._flat_weights = list(layout.shapes), []
@@ -70,11 +87,34 @@ def vary(
         layer.register_parameter(name, torch.nn.Parameter(like.new_empty(shape)))
     layer._flat_weights = [getattr(layer, name) for name in layout.shapes]
     layer._all_weights = [
-        [*(name for name, _ in names), *(name for name, _ in more.values())]
-        for names, more in zip(layout.passes, layout.extras, strict=True)
+        [*(name for name, _ in names), *(name for name, _ in extras.values())]
+        for names, extras in zip(layout.passes, layout.extras, strict=True)
     ]
-    layer._variant = Variant(layout, zoneout, recurrent_dropout)
+    for weights, states in zip(layer._all_weights, layout.initial, strict=False):
+        weights += [name for name, _ in states]
+    layer._variant = Variant(layout, zoneout, recurrent_dropout, chosen, variation)
     layer.reset_parameters()
+
+
+@torch.no_grad()
+def reset(layer: Any) -> None:
+    """What PyTorch's initial values leave to do: gains are ones, initial states zeros, and periods."""
+    for name, parameter in layer.named_parameters(recurse=False):
+        if name.startswith("weight_ln"):
+            parameter.fill_(1.0)
+        elif name.startswith("bias_ln") or name[0] not in "wb":
+            parameter.fill_(0.0)
+        elif name.startswith("weight_period"):
+            parameter.copy_(torch.from_numpy(periods(layer.hidden_size)))
+    variant = layer._variant
+    if variant is None or variant.chosen.forget_bias is None:
+        return
+    H = layer.hidden_size
+    for names in variant.layout.passes:
+        gates = forget_gates(variant.layout)
+        for (name, _), places, value in zip(names[2:], gates, (variant.chosen.forget_bias, 0.0), strict=True):
+            for place in places:
+                getattr(layer, name)[place * H : place * H + H] = value
 
 
 def words(layer: Any, text: str) -> str:
@@ -87,6 +127,7 @@ def words(layer: Any, text: str) -> str:
             "layer_norm": variant.layout.layer_norm,
             "zoneout": variant.zoneout,
             "recurrent_dropout": variant.recurrent_dropout,
+            **variant.chosen.changed(),
         }
     return ", ".join([text, *(f"{name}={value!r}" for name, value in more.items() if value)])
 
@@ -114,8 +155,9 @@ def run(
                 f"{layer.cell}: expected float32 or float64 tensors on the CPU, got {what}"
             )
     drawn = layer.dropout or variant.recurrent_dropout or np.any(variant.zoneout)
+    drawn = drawn or variant.chosen.weight_dropout
     seed = int(torch.randint(2**63 - 1, ())) if layer.training and drawn else 0
-    options = {
+    given = {
         "lengths": None if lengths is None else np.asarray(lengths),
         "mask": None if mask is None else np.asarray(mask),
         "resets": None if resets is None else np.asarray(resets),
@@ -125,9 +167,10 @@ def run(
         "zoneout": variant.zoneout,
         "recurrent_dropout": variant.recurrent_dropout,
         "training": layer.training,
+        "variation": variant.variation,
         "rng": np.random.Generator(np.random.Philox(seed)),
     }
-    y, *finals = Varied.apply(variant.layout, options, input, len(states), *states, *weights)
+    y, *finals = Varied.apply(variant.layout, given, input, len(states), *states, *weights)
     return y, tuple(finals) if layer._tuple else finals[0]
 
 
