@@ -126,10 +126,10 @@ def curve(name: str, value: Any) -> tuple[str, float, float]:
     if len(words) - 1 > len(CURVES[kind]):
         raise ValueError(f"{name}: expected at most {len(CURVES[kind])} numbers for {kind}, got {value!r}")
     given = [checks.finite(f"{name}: {kind}", number) for number in words[1:]]
-    numbers = (*given, *CURVES[kind][len(given) :], 0.0, 0.0)[:2]
-    if kind in RISING and numbers[0] < 0:
-        raise ValueError(f"{name}: expected an alpha of at least 0 for {kind}, got {numbers[0]:g}")
-    return kind, *numbers
+    alpha, beta, *_ = (*given, *CURVES[kind][len(given) :], 0.0, 0.0)
+    if kind in RISING and alpha < 0:
+        raise ValueError(f"{name}: expected an alpha of at least 0 for {kind}, got {alpha:g}")
+    return kind, alpha, beta
 
 
 def curves_of(spec: Spec, activations: Any) -> tuple[tuple[str, float, float], ...]:

@@ -134,7 +134,8 @@ def read_state(
 def read_every_state(saved: Any, dstates: State) -> list[list[Array]]:
     """The gradients of the states of every step, checked; by pass, (T, B, H)."""
     (T, B), layout, arrays = saved.sizes, saved.layout, saved.arrays
-    steps, axes = ((T, B), "T, B, ")
+    steps: tuple[int, ...] = (T, B)
+    axes = "T, B, "
     if saved.unbatched:
         steps, axes = (T,), "T, "
     elif saved.batch_first:

@@ -212,7 +212,7 @@ def backward(
                     out += np.where(active[t], value, 0).sum(0)
         else:
             da[t], ds_old, dp_step = kind.backward(saved.save[t], saved.state[t], saved.params, ds_new)
-        ds_old = np.stack(ds_old) + past
+        ds_old = np.stack(list(ds_old)) + past
         if kind.params:
             dp += dp_step
         if late_slots:

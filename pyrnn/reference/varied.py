@@ -7,13 +7,13 @@ output.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pyrnn.layout import Array
-from pyrnn.reference.cells.activations import Relu, Sigmoid, Tanh, Value
+from pyrnn.reference.cells.activations import Relu, Sigmoid, Slots, Tanh, Value
 from pyrnn.reference.products import EPSILON
 
 
@@ -165,13 +165,13 @@ class VariedCell:
         self.apart = bool(self.clip) or gain is not None
         gate, candidate, output = curves
         self.output = Curve(*output)
-        self.curves = (Curve(*gate, gate_clip), Curve(*candidate, gate_clip))
+        self.curves = (Curve(*gate)._replace(bound=gate_clip), Curve(*candidate)._replace(bound=gate_clip))
         self.saved = cell.saved + 3 * self.apart
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cell, name)
 
-    def of(self, t: int, arrays: Sequence[Array], origin: int = 0) -> list[Varied]:
+    def of(self, t: int, arrays: Slots, origin: int = 0) -> list[Varied]:
         """Arrays that bring what is inside the cell at step t."""
         output = Curve("affine", 0.0, 1.0) if self.apart else self.output  # o in the place of h
         mask = None if self.masks is None else self.masks[t]
