@@ -25,6 +25,9 @@ BOTH = {"direction": "bidirectional"}
 REVERSE = {"direction": "reverse"}
 LINEAR = {"activations": ["Sigmoid", "Affine", "Tanh"], "activation_alpha": [1.0], "activation_beta": [0.0]}
 FREE = {"activations": ["Sigmoid", "tanh", "AFFINE"], "activation_alpha": [1.0], "activation_beta": [0.0]}
+SCALED = {"activations": ["HardSigmoid", "LeakyRelu", "ThresholdedRelu"]}
+SCALED |= {"activation_alpha": [0.3, 0.05, 0.2], "activation_beta": [0.4]}
+HARD = {"activations": ["HardSigmoid", "Softsign"]}  # with the operators' own numbers
 NODES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "lstm": ("LSTM", {}, {"bias": False}),
     "lstm both": ("LSTM", BOTH, {"lengths": True, "state": True}),
@@ -33,6 +36,16 @@ NODES: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
     "coupled": ("LSTM", {"input_forget": 1, **BOTH}, {"lengths": True}),
     "linear input": ("LSTM", LINEAR, {}),
     "linear output": ("LSTM", FREE, {"state": True}),
+    "clip": ("LSTM", {"clip": 0.5, **BOTH}, {"peepholes": True, "lengths": True}),
+    "gru clip": ("GRU", {"clip": 0.4, "linear_before_reset": 1}, {}),
+    "activations": ("LSTM", {**SCALED, "clip": 0.7}, {"lengths": True}),
+    "gru activations": ("GRU", HARD, {}),
+    "rnn activations": (
+        "RNN",
+        {"activations": ["ScaledTanh"], "activation_alpha": [0.7], "activation_beta": [0.9]},
+        {},
+    ),
+    "elu": ("RNN", {"activations": ["Elu"] * 2, "activation_alpha": [0.5, 0.5], **BOTH}, {}),
     "gru": ("GRU", {"linear_before_reset": 1, **BOTH}, {"lengths": True, "state": True}),
     "gru reset before": ("GRU", REVERSE, {"lengths": True}),
     "rnn": ("RNN", {"activations": ["Relu", "Relu"], **BOTH}, {"lengths": True, "state": True}),
@@ -83,6 +96,15 @@ LAYERS: dict[str, Any] = {
     "rnn": lambda **o: pyrnn.RNN(D, H, 3, nonlinearity="relu", **o),
     "peepholes": lambda **o: pyrnn.Recurrent("lstm_peephole", D, H, bidirectional=True, **o),
     "coupled": lambda **o: pyrnn.Recurrent("lstm_coupled", D, H, 2, **o),
+    "activations": lambda **o: pyrnn.LSTM(
+        D,
+        H,
+        bidirectional=True,
+        gate_clip=0.75,
+        activations=(("hardsigmoid", 0.25, 0.5), ("affine", 0.5, 0.125), "softsign"),
+        **o,
+    ),
+    "gru activations": lambda **o: pyrnn.GRU(D, H, activations=("softplus", ("leakyrelu", 0.25)), **o),
     "linear input": lambda **o: pyrnn.Recurrent("lstm_no_input_activation", D, H, bidirectional=True, **o),
     "linear output": lambda **o: pyrnn.Recurrent("lstm_no_output_activation", D, H, **o),
 }

@@ -117,6 +117,8 @@ HOSTILE: dict[str, tuple[Callable[[Any], Any], str]] = {
     ),
     "activation": (attribute(activations=["Sigmoid", "Tanh", "Sin"]), "expected activations of the operator"),
     "activations": (attribute(activations=["Tanh"]), "expected 3 activations, got 1"),
+    "numbers left open": (attribute(activations=["Sigmoid", "Affine", "Tanh"]), "alpha for affine, got None"),
+    "clip": (attribute(clip=-1.0), "expected a positive clip, got -1"),
     "not a number": (
         attribute(activations=["Sigmoid", "Affine", "Tanh"], activation_alpha=[float("nan")]),
         "expected a finite alpha for affine, got nan",

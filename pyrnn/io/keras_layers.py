@@ -15,7 +15,20 @@ from pyrnn.io.gates import KERAS, layer_name, ours, theirs
 from pyrnn.io.layers import recurrent
 from pyrnn.io.refusing import refuse
 from pyrnn.layout import Array
+from pyrnn.options import curve
 
+#: Our activations for Keras's, by their names in keras.activations.
+ACTIVATIONS: dict[str, Any] = {
+    "sigmoid": "sigmoid",
+    "tanh": "tanh",
+    "relu": "relu",
+    "hard_sigmoid": ("hardsigmoid", 1 / 6, 0.5),
+    "softsign": "softsign",
+    "softplus": "softplus",
+    "linear": ("affine", 1.0, 0.0),
+    "elu": ("elu", 1.0),
+    "leaky_relu": ("leakyrelu", 0.2),
+}
 #: Keras's class for each cell that it has.
 CLASSES = {
     "lstm": "LSTM",
@@ -95,17 +108,19 @@ def from_keras(layer: Any, name: str | None = None) -> Any:
     cells, rates = set(), set()
     for k, level in enumerate(levels):
         for suffix, cell in zip((f"_l{k}", f"_l{k}_reverse"), level, strict=False):
-            cells.add(cell_name(keras, cell))
+            cells.add(cell_of(keras, cell))
             rates.add(cell.recurrent_dropout)
             tensors |= {kind + suffix: a for kind, a in arrays_of(keras, cell).items()}
     if len(cells) > 1 or len(rates) > 1:
         raise ValueError(
             "layer: expected a stack of one kind of cell and recurrent_dropout, "
-            f"got {', '.join(sorted(cells))} with {', '.join(map(str, sorted(rates)))}; give name="
+            f"got {', '.join(sorted(map(str, cells)))} with {', '.join(map(str, sorted(rates)))}; give name="
         )
-    cell = cells.pop()
+    cell, activations = cells.pop()
     config = {"cell": cell, "batch_first": True, "dropout": dropout, "recurrent_dropout": rates.pop()}
     config["merge"] = merges.pop()
+    if activations is not None:
+        config["activations"] = activations
     return recurrent(layer_name(cell), config, tensors)
 
 
@@ -171,42 +186,42 @@ def levels_of(keras: Any, layer: Any) -> list[list[Any]]:
     return [list(level) for level in zip(*stacks, strict=True)]
 
 
-def cell_name(keras: Any, cell: Any) -> str:
-    """Our name for a cell of Keras's; ValueError where there is none."""
+def cell_of(keras: Any, cell: Any) -> tuple[str, tuple[Any, ...] | None]:
+    """Our name for a cell of Keras's, and its activations where they are not that cell's own."""
     kinds = keras.layers
-    activation = function_name(keras, cell, "activation")
+    squash = activation_of(keras, cell, "activation")
     if isinstance(cell, kinds.SimpleRNNCell):
-        if activation not in ("tanh", "relu"):
-            raise ValueError(f"activation: expected 'tanh' or 'relu', got {activation!r}")
-        return "rnn_" + activation
+        if squash in ("tanh", "relu"):
+            return f"rnn_{squash}", None
+        return "rnn_tanh", (squash,)
     if not isinstance(cell, kinds.LSTMCell | kinds.GRUCell):
         raise TypeError(f"layer: expected LSTM, GRU or SimpleRNN cells, got {type(cell).__name__}")
-    gates = function_name(keras, cell, "recurrent_activation")
-    if (activation, gates) != ("tanh", "sigmoid"):
-        raise ValueError(
-            "activation, recurrent_activation: expected 'tanh' and 'sigmoid', "
-            f"got {activation!r} and {gates!r}"
-        )
+    gate = activation_of(keras, cell, "recurrent_activation")
+    usual = (gate, squash) == ("sigmoid", "tanh")
     if isinstance(cell, kinds.LSTMCell):
-        return "lstm"
-    return "gru" if cell.reset_after else "gru_reset_before"
+        return "lstm", None if usual else (gate, squash, squash)
+    return "gru" if cell.reset_after else "gru_reset_before", None if usual else (gate, squash)
 
 
-def function_name(keras: Any, cell: Any, which: str) -> str:
-    """The name of an activation if it is Keras's own function, else what Python calls it."""
+def activation_of(keras: Any, cell: Any, which: str) -> Any:
+    """Our name for one of Keras's own functions, with its numbers; ValueError for any other."""
     function = getattr(cell, which)
-    for name in ("tanh", "sigmoid", "relu"):
-        if function is getattr(keras.activations, name):
+    if function is None:
+        return ACTIVATIONS["linear"]
+    for theirs_name, name in ACTIVATIONS.items():
+        if function is getattr(keras.activations, theirs_name):
             return name
     name = getattr(function, "__name__", type(function).__name__)
-    return f"custom {name}" if name in ("tanh", "sigmoid", "relu") else name
+    raise ValueError(
+        f"{which}: expected a function of keras.activations, {', '.join(ACTIVATIONS)}, got {name!r}"
+    )
 
 
 def arrays_of(keras: Any, cell: Any) -> dict[str, Array]:
     """The weights of a cell of Keras's by our names, without `_l0`."""
     if not cell.built:
         raise ValueError("layer: expected a built layer; call it once, or its build((None, None, I))")
-    order = KERAS[cell_name(keras, cell)]
+    order = KERAS[cell_of(keras, cell)[0]]
     weights = {"weight_ih": cell.kernel, "weight_hh": cell.recurrent_kernel, "bias": cell.bias}
     arrays = {}
     for name, a in weights.items():
@@ -227,7 +242,10 @@ def single(keras: Any, cell: Any) -> Any:
     """A cell of ours from one of Keras's."""
     import pyrnn
 
-    name, params = cell_name(keras, cell), arrays_of(keras, cell)
+    params = arrays_of(keras, cell)
+    name, activations = cell_of(keras, cell)
+    if activations is not None:
+        raise ValueError(f"layer: expected a cell with its usual activations, got {activations}")
     weight = params["weight_ih"]
     made = pyrnn.Cell(name, weight.shape[1], cell.units, "bias_ih" in params, dtype=weight.dtype)
     made.params = params
@@ -265,7 +283,7 @@ def to_keras(layer: Any) -> Any:
         raise TypeError(f"layer: expected a recurrent layer, got {type(layer).__name__}")
     if layer.cell not in CLASSES:
         raise ValueError(f"layer: expected one of the cells {', '.join(CLASSES)}, got {layer.cell!r}")
-    refuse(layer, "Keras", ("merge", "hidden_size"))
+    refuse(layer, "Keras", ("merge", "hidden_size", "activations"))
     keras = imported()
     made = [keras_layer(keras, layer, k) for k in range(layer.num_layers)]
     if len(made) == 1:
@@ -288,8 +306,14 @@ def keras_layer(keras: Any, layer: Any, level: int) -> Any:
     }
     if CLASSES[layer.cell] == "GRU":
         options["reset_after"] = layer.cell == "gru"
-    if layer.cell == "rnn_relu":
-        options["activation"] = "relu"
+    gate, squash, output = (keras_name(curve) for curve in layer._variation.curves)
+    if layer.cell == "lstm" and squash != output:
+        raise ValueError(
+            f"activations: expected the same for g and h, which Keras has, got {layer.activations}"
+        )
+    options["activation"] = squash
+    if CLASSES[layer.cell] != "SimpleRNN":
+        options["recurrent_activation"] = gate
     made = getattr(keras.layers, CLASSES[layer.cell])(layer._layout.units[level], **options)
     if layer.bidirectional:
         made = keras.layers.Bidirectional(made, merge_mode=layer.merge, dtype=str(layer.dtype))
@@ -299,6 +323,16 @@ def keras_layer(keras: Any, layer: Any, level: int) -> Any:
     for way, suffix in zip(ways, (f"_l{level}", f"_l{level}_reverse"), strict=False):
         way.cell.set_weights(weights_of(layer.cell, params, suffix))
     return made
+
+
+def keras_name(activation: tuple[str, float, float]) -> str:
+    """Keras's name for an activation of ours."""
+    for name, known in ACTIVATIONS.items():
+        if curve(name, known) == activation:
+            return name
+    raise ValueError(
+        f"activations: expected those that Keras has, {', '.join(ACTIVATIONS)}, got {activation}"
+    )
 
 
 def weights_of(cell: str, params: dict[str, Array], suffix: str) -> Sequence[Array]:

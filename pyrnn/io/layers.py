@@ -108,6 +108,9 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     options["merge"] = merge
     names = set(Chosen._fields) - {"merge", "learn_initial_state", "cell_norm"}
     options |= {name: config[name] for name in names & set(config)}
+    if isinstance(config.get("activations"), list):  # JSON's lists were tuples
+        functions = config["activations"]
+        options["activations"] = tuple(tuple(f) if isinstance(f, list) else f for f in functions)
     options |= {"learn_initial_state": bool(layout.initial), "cell_norm": layout.cell_norm}
     options["dtype"] = tensors["weight_ih_l0"].dtype
     sizes = (layout.input_size, layout.hidden_size, layout.num_layers)

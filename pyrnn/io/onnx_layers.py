@@ -11,20 +11,18 @@ from pyrnn.io.gates import ONNX, layer_name, ours
 from pyrnn.io.layers import recurrent
 from pyrnn.io.onnx_files import GATES, Graph, Node
 from pyrnn.layout import Array
+from pyrnn.options import CURVES
 
 #: What each operator computes with where nothing is said, in the order of its attribute.
 DEFAULTS = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-#: Activations with parameters, alpha and beta, and their defaults; None where the standard gives none.
-PARAMETERS: dict[str, tuple[float | None, ...]] = {
-    "affine": (1.0, 0.0),
-    "elu": (1.0,),
-    "hardsigmoid": (0.2, 0.5),
-    "leakyrelu": (0.01,),
-    "scaledtanh": (None, None),
-    "thresholdedrelu": (1.0,),
-}
-PLAIN = ("relu", "sigmoid", "softplus", "softsign", "tanh")
 IDENTITY = ("affine", 1.0, 0.0)
+#: Activations whose numbers the standard leaves open: ONNX Runtime takes zeros.
+UNSAID = ("affine", "scaledtanh")
+#: Activations of an LSTM that cells of their own have.
+LINEAR = {
+    (("sigmoid",), IDENTITY, ("tanh",)): "lstm_no_input_activation",
+    (("sigmoid",), ("tanh",), IDENTITY): "lstm_no_output_activation",
+}
 
 
 class Part(NamedTuple):
@@ -196,7 +194,7 @@ def part_of(graph: Graph, node: Node) -> Part:
         if a is not None and (a.shape != shape or 0 in shape or a.dtype.kind != "f" or a.dtype != W.dtype):
             raise ValueError(f"{label}: expected {name} of floats and shape {shape}, got {a.dtype} {a.shape}")
 
-    cell, more = cell_of(node, ways, P is not None)
+    cell, more = cell_of(node, P is not None, ways)
     order = ONNX[cell]
     params: list[dict[str, Array]] = []
     for way in range(ways):
@@ -219,32 +217,39 @@ def part_of(graph: Graph, node: Node) -> Part:
     return Part(config, params, node.inputs.get("sequence_lens", ""), constant_states(graph, node, H, ways))
 
 
-def cell_of(node: Node, ways: int, peepholes: bool) -> tuple[str, dict[str, Any]]:
+def cell_of(node: Node, peepholes: bool, ways: int) -> tuple[str, dict[str, Any]]:
     """Our cell for a node, and the options that it needs."""
     attributes, label = node.attributes, node.label
-    functions = activations_of(node, ways)
-    if "clip" in attributes:
-        raise ValueError(f"{label}: expected no clip, got {attributes['clip']:g}")
-    default = tuple((name.lower(),) for name in DEFAULTS[node.operator])
-    cell = ""
-    if node.operator == "RNN" and functions in ((("tanh",),), (("relu",),)):
-        cell = "rnn_" + functions[0][0]
-    elif node.operator == "GRU" and functions == default:
-        cell = "gru" if attributes.get("linear_before_reset", 0) else "gru_reset_before"
-    elif node.operator == "LSTM" and functions == default:
-        coupled = attributes.get("input_forget", 0) == 1
-        if coupled and peepholes:
-            raise ValueError(f"{label}: expected input_forget 0 with peepholes, got 1")
+    functions: tuple[tuple[Any, ...], ...] | None = activations_of(node, ways)
+    coupled = attributes.get("input_forget", 0) == 1
+    if coupled and peepholes:
+        raise ValueError(f"{label}: expected input_forget 0 with peepholes, got 1")
+    if node.operator == "LSTM":
         cell = "lstm_coupled" if coupled else "lstm_peephole" if peepholes else "lstm"
-    elif node.operator == "LSTM" and not peepholes and not attributes.get("input_forget", 0):
-        linear = {(1, IDENTITY): "lstm_no_input_activation", (2, IDENTITY): "lstm_no_output_activation"}
-        for (k, function), name in linear.items():
-            if functions == tuple(function if n == k else f for n, f in enumerate(default)):
-                cell = name
-    if not cell:
-        got = ", ".join(f[0] for f in functions)
-        raise ValueError(f"{label}: expected activations that a cell of {node.operator} has, got {got}")
-    return cell, {}
+    elif node.operator == "GRU":
+        cell = "gru" if attributes.get("linear_before_reset", 0) else "gru_reset_before"
+    else:
+        cell = "rnn_relu" if functions == (("relu",),) else "rnn_tanh"
+    clip = attributes.get("clip")
+    if clip is not None and not clip > 0:
+        raise ValueError(f"{label}: expected a positive clip, got {clip:g}")
+    if clip is not None and clip >= np.finfo(np.float32).max:  # as runtimes write none
+        clip = None
+    if functions == usual(node.operator) or cell == "rnn_relu":
+        functions = None
+    elif cell == "lstm" and clip is None and functions in LINEAR:
+        cell, functions = LINEAR[functions], None
+    more: dict[str, Any] = {}
+    if functions is not None:
+        more["activations"] = tuple(f if len(f) > 1 else f[0] for f in functions)
+    if clip is not None:
+        more["gate_clip"] = float(clip)
+    return cell, more
+
+
+def usual(operator: str) -> tuple[tuple[Any, ...], ...]:
+    """What an operator computes with where nothing is said, in the form of `activations_of`."""
+    return tuple((name.lower(),) for name in DEFAULTS[operator])
 
 
 def activations_of(node: Node, ways: int) -> tuple[tuple[Any, ...], ...]:
@@ -256,11 +261,11 @@ def activations_of(node: Node, ways: int) -> tuple[tuple[Any, ...], ...]:
     given = {field: iter(node.attributes.get(f"activation_{field}", ())) for field in ("alpha", "beta")}
     functions = []
     for name in map(str.lower, names):
-        if name not in PARAMETERS and name not in PLAIN:
+        if name not in CURVES:
             raise ValueError(f"{node.label}: expected activations of the operator, got {name[:40]!r}")
         values = []
-        for field, default in zip(("alpha", "beta"), PARAMETERS.get(name, ()), strict=False):
-            value = next(given[field], default)
+        for field, default in zip(("alpha", "beta"), CURVES[name], strict=False):
+            value = next(given[field], None if name in UNSAID else default)
             if value is None or not np.isfinite(value):
                 raise ValueError(f"{node.label}: expected a finite {field} for {name}, got {value}")
             values.append(float(value))

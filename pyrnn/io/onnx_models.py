@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from pyrnn.io.gates import ONNX, theirs
+from pyrnn.io.onnx_layers import LINEAR, usual
 from pyrnn.io.refusing import refuse
 from pyrnn.io.safetensors import write_atomically
 from pyrnn.layout import Array
+from pyrnn.options import CURVES
 
 OPSET, IR_VERSION = 14, 8
 #: The operator of each cell and what it is told.
@@ -19,13 +21,21 @@ OPERATORS: dict[str, tuple[str, dict[str, Any]]] = {
     "lstm": ("LSTM", {}),
     "lstm_peephole": ("LSTM", {}),
     "lstm_coupled": ("LSTM", {"input_forget": 1}),
-    "lstm_no_input_activation": ("LSTM", {"activations": ["Sigmoid", "Affine", "Tanh"]}),
-    "lstm_no_output_activation": ("LSTM", {"activations": ["Sigmoid", "Tanh", "Affine"]}),
+    "lstm_no_input_activation": ("LSTM", {}),
+    "lstm_no_output_activation": ("LSTM", {}),
     "gru": ("GRU", {"linear_before_reset": 1}),
     "gru_reset_before": ("GRU", {"linear_before_reset": 0}),
-    "rnn_tanh": ("RNN", {"activations": ["Tanh"]}),
+    "rnn_tanh": ("RNN", {}),
     "rnn_relu": ("RNN", {"activations": ["Relu"]}),
 }
+#: Activations in the standard's spelling.
+SPELLED = {name: name.capitalize() for name in CURVES} | {
+    "hardsigmoid": "HardSigmoid",
+    "leakyrelu": "LeakyRelu",
+    "scaledtanh": "ScaledTanh",
+    "thresholdedrelu": "ThresholdedRelu",
+}
+CARRIED = ("activations", "gate_clip")
 STATES = {"LSTM": "hc", "GRU": "h", "RNN": "h"}
 
 
@@ -78,7 +88,7 @@ def to_onnx(
     if layer.cell not in OPERATORS:
         raise ValueError(f"layer: expected one of the cells {', '.join(OPERATORS)}, got {layer.cell!r}")
     # What acts in training alone does not matter to a model of inference.
-    refuse(layer, "ONNX", ("reverse", "weight_dropout", "recurrent_dropout_kind"))
+    refuse(layer, "ONNX", ("reverse", "weight_dropout", "recurrent_dropout_kind", *CARRIED))
     model = Builder(layer, lengths, state).model()
     if path is not None:
         write_atomically(path, [model.SerializeToString()])
@@ -156,21 +166,33 @@ class Builder:
         while not inputs[-1]:
             inputs.pop()
         finals = [f"{s}_n" if alone else f"{s}_n_l{k}" for s in self.states]
-        activations = (
-            {"activations": self.options["activations"] * self.ways} if "activations" in self.options else {}
-        )
-        if "Affine" in self.options.get("activations", ()):  # its defaults differ between runtimes
-            activations |= {"activation_alpha": [1.0] * self.ways, "activation_beta": [0.0] * self.ways}
         direction = "bidirectional" if layer.bidirectional else "reverse" if layer.reverse else "forward"
         raw = self.add(
             self.operator, inputs, [f"{target}_raw", *finals],
-            hidden_size=layer.hidden_size, direction=direction, **self.options | activations,
+            hidden_size=layer.hidden_size, direction=direction, **self.options | self.activations(),
         )  # fmt: skip
         if self.ways == 1:
             return self.add("Squeeze", [raw, self.constant("directions", np.array([1]))], [target])
         side_by_side = self.add("Transpose", [raw], [f"{target}_pairs"], perm=[0, 2, 1, 3])
         shape = self.constant("joined", np.array([0, 0, self.ways * layer.hidden_size]))
         return self.add("Reshape", [side_by_side, shape], [target])
+
+    def activations(self) -> dict[str, Any]:
+        """What the operator is told of them, numbers and all: defaults differ between runtimes."""
+        layer = self.layer
+        more: dict[str, Any] = {} if layer.gate_clip is None else {"clip": float(layer.gate_clip)}
+        fixed = {name: functions for functions, name in LINEAR.items()}.get(layer.cell)
+        curves = zip("fgh", layer._variation.curves, strict=True)
+        own: Any = fixed or [curve for role, curve in curves if role in layer._layout.spec.roles]
+        functions = [(name, numbers[: len(CURVES[name])]) for name, *numbers in own]
+        if tuple((name,) for name, _ in functions) == usual(self.operator):
+            return more
+        more["activations"] = [SPELLED[name] for name, _ in functions] * self.ways
+        for k, field in enumerate(("alpha", "beta")):
+            column = [float(numbers[k]) for _, numbers in functions if len(numbers) > k]
+            if column:
+                more[f"activation_{field}"] = column * self.ways
+        return more
 
     def weights(self, k: int, suffixes: list[str]) -> list[str]:
         """W, R and B of one layer."""
