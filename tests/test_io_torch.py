@@ -70,6 +70,19 @@ def test_options_of_variants_survive() -> None:
     layer = pyrnn.Recurrent("lstm_peephole", 3, 5, layer_norm=True, zoneout=(0.1, 0.2), seed=0)
     again = pyrnn.io.from_torch(pyrnn.io.to_torch(layer))
     assert repr(again) == repr(layer)
+    layer = pyrnn.LSTM(
+        3, 5, 2, bidirectional=True, merge="sum", learn_initial_state=True, cell_norm=True, forget_bias=1.0,
+        activations=("hardsigmoid", "tanh", "softsign"), gate_clip=2.0, recurrent_dropout=0.5,
+        recurrent_dropout_kind="step", weight_dropout=0.25, seed=0,
+    )  # fmt: skip
+    layer.params["h0_l0"][...] = 0.5
+    module = pyrnn.io.to_torch(layer)
+    again = pyrnn.io.from_torch(module)
+    assert repr(again) == repr(layer)
+    x = np.random.default_rng(0).normal(size=(4, 2, 3)).astype(np.float32)
+    y = module.eval()(torch.from_numpy(x))[0].detach().numpy()
+    for got in (again(x)[0], y):
+        np.testing.assert_array_equal(got, layer(x)[0])
 
 
 @pytest.mark.parametrize("cell", pyrnn.cells())
@@ -152,8 +165,6 @@ def test_errors() -> None:
         pyrnn.io.to_torch(pyrnn.LocationAttention(3, 5, 7))
     with pytest.raises(ValueError, match="reverse: expected False, which PyTorch has, got True"):
         pyrnn.io.to_torch(pyrnn.LSTM(3, 5, reverse=True))
-    with pytest.raises(ValueError, match="merge: expected 'concat', which PyTorch has, got 'sum'"):
-        pyrnn.io.to_torch(pyrnn.LSTM(3, 5, bidirectional=True, merge="sum"))
     with pytest.raises(ValueError, match=r"hidden_size: expected one for all layers.* got \(5, 4\)"):
         pyrnn.io.to_torch(pyrnn.LSTM(3, (5, 4), 2))
 

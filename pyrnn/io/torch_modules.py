@@ -10,6 +10,7 @@ from pyrnn.io.gates import layer_name
 from pyrnn.io.layers import recurrent
 from pyrnn.io.refusing import refuse
 from pyrnn.layout import Array
+from pyrnn.options import Chosen
 
 if TYPE_CHECKING:
     import torch
@@ -114,9 +115,8 @@ def to_torch(layer: Any) -> torch.nn.Module:
     Returns
     -------
     torch.nn.Module
-        Of `torch.nn` where PyTorch has it; of `pyrnn.torch` for other cells, `layer_norm`, `zoneout`,
-        `recurrent_dropout` and attention. On the CPU, with copies of the parameters in their dtype;
-        `compute_dtype` has no counterpart.
+        Of `torch.nn` where PyTorch has it; of `pyrnn.torch` for attention, other cells and options. On the
+        CPU, with copies of the parameters in their dtype; `compute_dtype` has no counterpart.
 
     Raises
     ------
@@ -154,8 +154,8 @@ def module_of(layer: Any) -> Any:
     """A recurrent module whose parameters are still to be loaded."""
     import torch
 
-    refuse(layer, "PyTorch", ("zoneout", "layer_norm", "proj_size"))
-    options: dict[str, Any] = {}
+    refuse(layer, "PyTorch", ("zoneout", "layer_norm", "proj_size", *Chosen._fields))
+    options: dict[str, Any] = layer._chosen.changed()
     for name, default in (("zoneout", 0.0), ("recurrent_dropout", 0.0), ("layer_norm", False)):
         if getattr(layer, name) != default:
             options[name] = getattr(layer, name)
