@@ -28,6 +28,7 @@ NEEDS = {
     "import keras": "keras",
     "import onnx": "onnx",
     "import pyrnn.sklearn": "sklearn",
+    "import pyrnn.jax": "jax",
 }
 
 
