@@ -85,7 +85,7 @@ def run(spec: Spec, given: Mapping[str, Array]) -> tuple[list[Array], Any]:
             rest.pop("query"), rest.pop("key"), rest.pop("value", None), params=params, **rest, **options
         )
         return [context, weights], saved
-    state = tuple(rest.pop(n) for n in ("h", "c") if n in rest)
+    state = tuple(rest.pop(n) for n in KERNELS.specs[options["cell"]].state_names if n in rest)
     options["attention"] = options["attention"] | {"params": score}
     outputs, final, weights, saved_decoder = functional.decoder_forward(
         options.pop("cell"),
@@ -110,7 +110,7 @@ def run_backward(spec: Spec, saved: Any, grads: Sequence[Array]) -> dict[str, Ar
         result = functional.decoder_backward(saved, grads[0], state if len(state) > 1 else state[0], grads[1])
         first = result.state if isinstance(result.state, tuple) else (result.state,)
         named = {"x": result.x, "memory": result.memory, "feed": result.feed}
-        named |= dict(zip(("h", "c"), first, strict=False))
+        named |= dict(zip(KERNELS.specs[spec.options["cell"]].state_names, first, strict=False))
         named |= {SCORE + n: a for n, a in result.attention.items()}
     named |= {"previous": result.previous, "coverage": result.coverage}
     return named | {PARAM + n: a for n, a in result.params.items()}

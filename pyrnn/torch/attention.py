@@ -11,6 +11,7 @@ from torch import Tensor
 
 import pyrnn
 from pyrnn.aligning import Aligner
+from pyrnn.functional import KERNELS
 from pyrnn.torch.attending import ATTEND, PARAM, SCORE
 
 __all__ = ["AttentionDecoder", "BahdanauAttention", "LuongAttention"]
@@ -235,7 +236,7 @@ class AttentionDecoder(torch.nn.Module):
             "previous": previous,
             "coverage": coverage,
         }
-        given |= dict(zip(("h", "c"), states, strict=False))
+        given |= dict(zip(KERNELS.specs[decoder.cell].state_names, states, strict=False))
         given |= {PARAM + name: getattr(self, name) for name in decoder._shapes.shapes}
         given |= {SCORE + name: a for name, a in self.attention.own().items()}
         outputs, weights, *finals = call(self.options, given)
