@@ -75,9 +75,23 @@ BUGS = (
     ),
     Bug(
         "gradient flows through a reset",
-        "csrc/engine/sequence_backward.h",
+        "csrc/engine/sequence_forward.h",
         "if (source > B) continue;",
         "if (source >= 0) continue;",
+    ),
+    Bug(
+        "R transposed",
+        "pyrnn/functional.py",
+        "KERNELS = Backend(_core.cells(), _core.forward,",
+        "KERNELS = Backend(_core.cells(), lambda c, x, s, w, r, *a, **o: _core.forward(c, x, s, w, "
+        "r.reshape(-1, *(r.shape[1],) * 2).swapaxes(1, 2).copy().reshape(r.shape), *a, **o),",
+    ),
+    Bug(
+        "Ctrl-C waits for the end of a call",
+        "csrc/engine/parallel.cpp",
+        "if (now < watch.next) return;",
+        "if (now >= 0) return;",
+        tests=("test_interruption",),
     ),
     Bug("a bias dropped", "csrc/engine/pack.h", "add(bias_hh, cell.from_h,", "add(nullptr, cell.from_h,"),
     Bug(

@@ -8,6 +8,7 @@
 #include "bindings.h"
 #include "buffer.h"
 #include "score_arguments.h"
+#include "unlocked.h"
 
 namespace pyrnn {
 namespace {
@@ -46,14 +47,13 @@ py::object attention_forward(const std::string& score_name, const std::string& a
 
   const AttentionKernels& kernels = chosen_kernels().attention[score][type];
   Buffer kept, sizes;
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     allocate_kept(args, type, save, kept, sizes);
     const int threads = num_threads();
     Buffer workspace(kernels.forward_workspace(args, threads));
     args.workspace = workspace.data();
     kernels.forward(args, threads);
-  }
+  });
   if (!save) return py::none();
   return py::cast(std::unique_ptr<AttentionSaved>(
       new AttentionSaved{{}, score, type, args, std::move(arrays.kept), std::move(kept), std::move(sizes)}));
@@ -75,13 +75,12 @@ void attention_backward(const AttentionSaved& saved, const py::object& dcontext,
   g.dcontext = arrays.in("dcontext", dcontext, {{"B", s.B}, {"Tq", s.Tq}, {"Dv", s.Dv}});
   g.dquery = arrays.out("dquery", dquery, {{"B", s.B}, {"Tq", s.Tq}, {"D", s.D}});
   const AttentionKernels& kernels = chosen_kernels().attention[saved.score][saved.type];
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     const int threads = num_threads();
     Buffer workspace(kernels.backward_workspace(args, threads));
     args.workspace = workspace.data();
     kernels.backward(args, g, threads);
-  }
+  });
 }
 
 void multiply(const py::array& a, const py::array& b, const py::object& out, bool a_transposed, bool b_transposed) {
@@ -102,13 +101,12 @@ void multiply(const py::array& a, const py::array& b, const py::object& out, boo
   args.a_transposed = a_transposed;
   args.b_transposed = b_transposed;
   const Kernels& kernels = chosen_kernels();
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     const int threads = num_threads();
     Buffer workspace(kernels.product_workspace[type](args, threads));
     args.workspace = workspace.data();
     kernels.product[type](args, threads);
-  }
+  });
 }
 
 }  // namespace

@@ -24,6 +24,7 @@ class Made {
   bool made_ = true;
 };
 
+void bind_signals(pybind11::module_& m);
 void bind_sequence(pybind11::module_& m);
 void bind_stream(pybind11::module_& m);
 void bind_cells(pybind11::module_& m);

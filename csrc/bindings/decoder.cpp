@@ -8,6 +8,7 @@
 #include "bindings.h"
 #include "buffer.h"
 #include "score_arguments.h"
+#include "unlocked.h"
 
 namespace pyrnn {
 namespace {
@@ -112,8 +113,7 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
 
   const AttentionKernels& kernels = chosen_kernels().attention[score][type];
   Buffer kept, sizes, query, context, states_kept, gates;
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     const std::size_t item = type_size(type), pairs = std::size_t(s.B * s.Tq);
     const std::size_t padded = std::size_t(args.kernels->padded(H));
     allocate_kept(attention, type, save, kept, sizes);
@@ -129,7 +129,7 @@ py::object decoder_forward(const std::string& cell_name, const py::array& x, con
     Buffer workspace(kernels.decoder_forward_workspace(args, threads));
     args.workspace = workspace.data();
     kernels.decoder_forward(args, threads);
-  }
+  });
   if (!save) return py::none();
   return py::cast(std::unique_ptr<DecoderSaved>(new DecoderSaved{{},
                                                                  score,
@@ -193,8 +193,7 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
   g.dweight_query = wanted("dweight_query", args.weight_query, dweight_query, {D, {"H", H}});
   g.dbias_query = wanted("dbias_query", args.bias_query, dbias_query, {D});
   const AttentionKernels& kernels = chosen_kernels().attention[saved.score][saved.type];
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     const std::size_t item = type_size(saved.type), pairs = std::size_t(s.B * s.Tq);
     Buffer dcontext(pairs * std::size_t(M) * item), dquery(pairs * std::size_t(s.D) * item);
     g.attention.dcontext = dcontext.data();
@@ -203,7 +202,7 @@ void decoder_backward(const DecoderSaved& saved, const Array& doutputs,
     Buffer workspace(kernels.decoder_backward_workspace(args, g, threads));
     args.workspace = workspace.data();
     kernels.decoder_backward(args, g, threads);
-  }
+  });
 }
 
 }  // namespace

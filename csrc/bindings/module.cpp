@@ -6,6 +6,7 @@
 PYBIND11_MODULE(_core, m) {
   m.doc() = "Compiled kernels of pyrnn. Strict: arrays must be exactly as described, and are refused otherwise.";
   pyrnn::chosen_kernels();  // an instruction set that PYRNN_ISA names and the processor lacks fails at import
+  pyrnn::bind_signals(m);
   pyrnn::bind_info(m);
   pyrnn::bind_peaks(m);
   pyrnn::bind_cells(m);

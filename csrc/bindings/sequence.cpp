@@ -14,6 +14,7 @@
 #include "bindings.h"
 #include "buffer.h"
 #include "variation.h"
+#include "unlocked.h"
 
 namespace pyrnn {
 namespace {
@@ -223,8 +224,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   Buffer states, gates;
   int64_t gate_rows = 0;
   std::size_t bytes = 0;
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     schedule.emplace(T, B, options);
     args.schedule = schedule->view();
     const int threads = num_threads();
@@ -238,7 +238,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     args.states = states.data();
     args.gates = gates.data();
     kernels.forward(args, threads);
-  }
+  });
   if (!save) return py::none();
   return py::cast(std::unique_ptr<Saved>(new Saved{{},
                                                    cell,
@@ -341,13 +341,12 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   if (!dbias_hh.is_none()) args.dbias_hh = output("dbias_hh", dbias_hh, {gates_h});
 
   const CellKernels& kernels = chosen_kernels().cell[saved.cell][saved.compute];
-  {
-    py::gil_scoped_release release;
+  without_lock([&] {
     const int threads = num_threads();
     Buffer workspace(kernels.backward_workspace(args, threads));
     args.workspace = workspace.data();
     kernels.backward(args, threads);
-  }
+  });
 }
 
 // What was kept for every entry as (T, B, count, H), zero where a step was not computed; row(e) of `from` is the first

@@ -8,6 +8,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "buffer.h"
+#include "unlocked.h"
 
 namespace pyrnn {
 namespace {
@@ -55,8 +56,7 @@ class Stream : public Made {
     if (bytes_ < (std::size_t(1) << 20)) {
       advance(from, to, 1);
     } else {
-      py::gil_scoped_release release;
-      advance(from, to, 1);
+      interruptible(from, to, 1);
     }
     return y;
   }
@@ -77,9 +77,12 @@ class Stream : public Made {
                   writable, true);
     char* to = static_cast<char*>(writable_data(py::reinterpret_borrow<py::array>(y)));
     const char* from = apart(in, to, n * B_ * output_size());
-    {
+    // What takes a fraction of a millisecond need not be interrupted, nor its state be kept.
+    if (double(n) * double(bytes_) * double(B_) < 16e6) {
       py::gil_scoped_release release;
       advance(from, to, n);
+    } else {
+      interruptible(from, to, n);
     }
     return y;
   }
@@ -231,11 +234,15 @@ class Stream : public Made {
            (((layer.kernel.parity * B_ + b) * info().states + s) * padded) * int64_t(type_size(type_));
   }
 
+  // All the states of all the sequences.
+  std::size_t state_bytes(const Layer& layer) const {
+    return std::size_t(B_ * info().states * kernels().padded(layer.kernel.H)) * type_size(type_);
+  }
+
   void clear(int64_t begin, int64_t end) {
     for (const Layer& layer : layers_)
       for (int64_t b = begin; b < end; b++)
-        std::memset(state_row(layer, b, 0), 0,
-                    std::size_t(info().states * kernels().padded(layer.kernel.H)) * type_size(type_));
+        std::memset(state_row(layer, b, 0), 0, state_bytes(layer) / std::size_t(B_));
   }
 
   // Between the packed rows and an array (layers, B, H) of state s.
@@ -247,11 +254,30 @@ class Stream : public Made {
         in ? std::memcpy(state_row(layer, b, s), p, row) : std::memcpy(p, state_row(layer, b, s), row);
   }
 
+  // Without the interpreter's lock. Where a signal's handler raises, the state is what it was before.
+  void interruptible(const char* x, char* y, int64_t n) {
+    std::vector<char> before;
+    for (const Layer& layer : layers_)
+      before.insert(before.end(), state_row(layer, 0, 0), state_row(layer, 0, 0) + state_bytes(layer));
+    try {
+      without_lock([&] { advance(x, y, n); });
+    } catch (...) {
+      const char* from = before.data();
+      for (const Layer& layer : layers_) {
+        std::memcpy(state_row(layer, 0, 0), from, state_bytes(layer));
+        from += state_bytes(layer);
+      }
+      throw;
+    }
+  }
+
   void advance(const char* x, char* y, int64_t n) {
     const CellKernels& k = kernels();
     const int threads = num_threads();
     const int64_t size = int64_t(type_size(type_)), I = input_size(), H = output_size();
+    Patience patience;
     for (int64_t i = 0; i < n; i++) {
+      if (patience.ends(B_ * int64_t(bytes_ / 64))) return;
       View in{const_cast<char*>(x) + i * B_ * I * size, 0, I};
       for (std::size_t l = 0; l < layers_.size(); l++) {
         const bool last = l + 1 == layers_.size();

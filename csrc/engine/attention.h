@@ -31,7 +31,7 @@ struct Queue {
       const Range range = part(pieces, owner, threads);
       for (;;) {
         const int64_t piece = range.begin + __atomic_fetch_add(taken[owner], 1, __ATOMIC_RELAXED);
-        if (piece >= range.end) break;
+        if (piece >= range.end || stopped()) break;
         work(piece);
       }
     }
@@ -122,7 +122,7 @@ struct ScoreBlock {
       const int n = int(smaller(tile_keys, nk - j));
       const T* k[tile_keys];
       for (int i = 0; i < tile_keys; i++) k[i] = keys + smaller(j + i, nk - 1) * key_stride;
-      for_each_tile(nq, tile_queries, [&](int64_t first, int m) {
+      run_tiles(nq, tile_queries, [&](int64_t first, int m) {
         if (!wanted(first, m, j, n)) return;
         const T* q[tile_queries];
         for (int i = 0; i < m; i++) q[i] = queries + (first + i) * query_stride;
@@ -210,7 +210,7 @@ template <class T, class X, class Out>
 PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const T* panel, int64_t columns,
                         const Out& out, bool add, bool careful) {
   SumTile<T> tile{{}, {}, stride, K, columns, panel, add};
-  for_each_tile(M, sum_rows, [&](int64_t m, int n) {
+  run_tiles(M, sum_rows, [&](int64_t m, int n) {
     for (int i = 0; i < n; i++) {
       tile.x[i] = x(m + i);
       tile.out[i] = out(m + i);
@@ -227,6 +227,7 @@ PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, co
   constexpr int width = panel_vectors * lanes<T>;
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     const int64_t first = block * width, columns = smaller(width, C - first);
+    if (stopped()) return;
     const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel);
     sum_block(M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, false, !finite);
   }

@@ -182,7 +182,7 @@ struct AttentionBackward : PairGradients<Score, T> {
   void unalign_rows(int thread, int64_t piece) const {
     const int64_t b = rows.batch(piece);
     const Range queries = rows.queries(piece);
-    for (int64_t i = queries.end - 1; i >= queries.begin; i--)
+    for (int64_t i = queries.end - 1; i >= queries.begin && !stopped(); i--)
       if (in_order())
         unalign_in_order(thread, b, i);
       else

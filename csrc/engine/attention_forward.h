@@ -181,6 +181,7 @@ struct AttentionForward {
     const int64_t b = rows.batch(piece);
     const Range queries = rows.queries(piece);
     for (int64_t i = queries.begin; i < queries.end; i++) {
+      if (stopped()) return;
       if (has_history()) history.scores(thread, b, i, weights_row(b, i));
       align(b, i, scratch[thread]);
     }

@@ -103,7 +103,7 @@ struct PairGradients {
     const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
     clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
     const bool within = within_limit(b, keys);
-    for (int64_t slice = slices.begin; slice < slices.end; slice++)
+    for (int64_t slice = slices.begin; slice < slices.end && !stopped(); slice++)
       if (within && s.Tq > 0 && s.Tq <= few_queries)
         with_constant<few_queries>(int(s.Tq),
                                    [&](auto queries) { additive_few<decltype(queries)::value>(b, keys, slice); });
@@ -212,7 +212,7 @@ struct PairGradients {
                     first_key,
                     {},
                     {}};
-      for_each_tile(Tq, tile_queries, [&](int64_t i, int n) {
+      run_tiles(Tq, tile_queries, [&](int64_t i, int n) {
         const Range wanted = attended(args.bounds + row(b, i) * 2, {0, n}, keys);
         with_constant<tile_queries>(n, [&](auto rows) {
           constexpr int MQ = decltype(rows)::value;

@@ -5,6 +5,7 @@
 #include <sched.h>
 
 #include "../fn.h"
+#include "parallel.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
@@ -31,8 +32,14 @@ struct Barrier {
       return;
     }
     // A thread that lost its core comes back after a time slice: 4,000 pauses (some 40 µs), then give the core away.
-    for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == current;)
-      spins++ < 4000 ? pause_thread() : (void)sched_yield();
+    for (int spins = 0; __atomic_load_n(&generation, __ATOMIC_ACQUIRE) == current;) {
+      if (spins++ < 4000) {
+        pause_thread();
+      } else {
+        if (stopped()) return;  // the others may have left
+        sched_yield();
+      }
+    }
   }
 };
 

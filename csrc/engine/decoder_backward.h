@@ -154,6 +154,7 @@ struct DecoderBackward : DecoderRows<T> {
       attention.prepare_sequence(b);
     }
     for (int64_t t = steps - 1; t >= 0; t--) {
+      if (stopped()) return;
       layer_back(mine, t);
       if (this->previous()) {
         cell_back(mine, t);

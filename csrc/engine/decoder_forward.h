@@ -204,6 +204,7 @@ struct DecoderForward : DecoderRows<T> {
     if (mine.size() == 0) return;
     multiply_x(mine);
     for (int64_t t = 0; t < steps; t++) {
+      if (stopped()) return;
       if (this->previous()) ask(thread, mine, t);
       run_cell(mine, t);
       if (!this->previous()) ask(thread, mine, t);

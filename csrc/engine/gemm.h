@@ -3,6 +3,7 @@
 #pragma once
 
 #include "numbers.h"
+#include "parallel.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
@@ -93,6 +94,9 @@ PYRNN_FN void with_constant(int n, const Work& work) {
   work(Constant<Most>{});
 }
 
+// Between the i-th and the next of many pieces of work that take up to a millisecond each: whether the call is over.
+PYRNN_FN bool stopped_after(int64_t i) { return i % 16 == 15 && stopped(); }
+
 // Cuts `rows` rows into tiles of at most `most`, as even as can be, and calls tile(first, rows of the tile).
 template <class Tile>
 PYRNN_FN void for_each_tile(int64_t rows, int most, const Tile& tile) {
@@ -100,6 +104,17 @@ PYRNN_FN void for_each_tile(int64_t rows, int most, const Tile& tile) {
   for (int64_t i = 0; i < count; i++) {
     const Range r = part(rows, i, count);
     tile(r.begin, int(r.size()));
+  }
+}
+
+// The same for tiles that are work, until the call is over.
+template <class Tile>
+PYRNN_FN void run_tiles(int64_t rows, int most, const Tile& tile) {
+  const int64_t count = ceil_div(rows, most);
+  for (int64_t i = 0; i < count; i++) {
+    const Range r = part(rows, i, count);
+    tile(r.begin, int(r.size()));
+    if (stopped_after(i)) return;
   }
 }
 

@@ -46,9 +46,11 @@ struct PackedMatrix {
   // out(m) = Σ_k in(m)[k] · row k for m < M, or added to it.
   template <class In, class Out>
   PYRNN_FN void multiply(int64_t M, const In& in, const Out& out, bool add) const {
-    for (int64_t block = 0; block < blocks(); block++)
+    for (int64_t block = 0; block < blocks(); block++) {
       sum_block<T>(
           M, K, in, 1, panel(block), columns(block), [&](int64_t m) { return out(m) + block * width; }, add, false);
+      if (stopped_after(block)) return;
+    }
   }
 };
 

@@ -16,6 +16,7 @@
 #include <vector>
 #if defined(__linux__)
 #include <sched.h>
+#include <time.h>
 #endif
 #if !defined(_WIN32)
 #include <pthread.h>
@@ -40,20 +41,27 @@ void pause_thread() {
 class FlushDenormals {
  public:
 #if defined(__x86_64__)
-  FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | 0x8040); }
-  ~FlushDenormals() { _mm_setcsr(before_); }
+  FlushDenormals() : before_(_mm_getcsr()) { set(); }
+  ~FlushDenormals() { restore(); }
+  void set() const { _mm_setcsr(before_ | 0x8040); }
+  void restore() const { _mm_setcsr(before_); }
 
  private:
   unsigned before_;
 #elif defined(__aarch64__)
   FlushDenormals() {
     asm volatile("mrs %0, fpcr" : "=r"(before_));
-    asm volatile("msr fpcr, %0" ::"r"(before_ | (1ull << 24)));
+    set();
   }
-  ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+  ~FlushDenormals() { restore(); }
+  void set() const { asm volatile("msr fpcr, %0" ::"r"(before_ | (1ull << 24))); }
+  void restore() const { asm volatile("msr fpcr, %0" ::"r"(before_)); }
 
  private:
   unsigned long long before_;
+#else
+  void set() const {}
+  void restore() const {}
 #endif
 };
 
@@ -68,7 +76,18 @@ struct Job {
   void* context;
   int threads, cpu;  // cpu: where the caller was
   std::atomic<int> running;
+  std::atomic<bool> stop;
 };
+
+// What a thread knows of the call it works on.
+struct Watch {
+  std::atomic<bool>* stop = nullptr;     // of its job
+  const FlushDenormals* flush = nullptr;  // of its job, on the caller's thread
+  bool (*ask)() = nullptr;                // of the caller's thread, with the time to ask next
+  std::int64_t next = 0;
+  bool ended = false;  // the answer was yes: so are later jobs
+};
+thread_local Watch watch;
 
 // The scheduler may wake a worker on its caller's processor and leave it there for tens of milliseconds, both spinning
 // in turns: 0.9 ms in place of 0.33 for a call. Forbidding that processor for a moment moves the worker at once.
@@ -106,6 +125,51 @@ std::int64_t nanoseconds() {
       .count();
 }
 
+// Five nanoseconds, at the price of a resolution of four milliseconds.
+std::int64_t coarse_nanoseconds() {
+#if defined(__linux__)
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+  return std::int64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+#else
+  return nanoseconds();
+#endif
+}
+
+// Answering may wait for the interpreter's lock, which other threads use: no more than a twentieth of the time, unless
+// the answer would come too late.
+constexpr std::int64_t asking_nanoseconds = 50'000'000, latest_nanoseconds = 150'000'000;
+
+void put_question() {
+  const std::int64_t now = coarse_nanoseconds();
+  if (now < watch.next) return;
+  if (watch.flush) watch.flush->restore();
+  if (watch.ask()) {
+    watch.ended = true;
+    if (watch.stop) watch.stop->store(true, std::memory_order_relaxed);
+  }
+  if (watch.flush) watch.flush->set();
+  const std::int64_t after = coarse_nanoseconds();
+  watch.next = after + std::clamp(20 * (after - now), asking_nanoseconds, latest_nanoseconds);
+}
+
+// The thread works on a job while this lives, maybe in the midst of another.
+class Working {
+ public:
+  Working(Job& job, const FlushDenormals* flush) : stop_before_(watch.stop), flush_before_(watch.flush) {
+    watch.stop = &job.stop;
+    watch.flush = flush;
+  }
+  ~Working() {
+    watch.stop = stop_before_;
+    watch.flush = flush_before_;
+  }
+
+ private:
+  std::atomic<bool>* stop_before_;
+  const FlushDenormals* flush_before_;
+};
+
 void serve(Worker* worker) {
   inside_worker = true;
   for (;;) {
@@ -125,6 +189,7 @@ void serve(Worker* worker) {
     if (job->cpu >= 0 && current_cpu() == job->cpu) leave(job->cpu);
     {
       FlushDenormals flush;
+      Working working(*job, nullptr);
       job->work(job->context, worker->thread, job->threads);
     }
     job->running.fetch_sub(1, std::memory_order_release);  // the job is gone after this
@@ -255,7 +320,7 @@ Team::~Team() {
 }
 
 void Team::run(void (*work)(void*, int, int), void* context) {
-  Job job{work, context, size_, current_cpu(), {size_ - 1}};
+  Job job{work, context, size_, current_cpu(), {size_ - 1}, {watch.ended}};
   for (int i = 0; i < size_ - 1; i++) {
     Worker* worker = pool().workers[std::size_t(i)];
     worker->job = &job;
@@ -264,12 +329,33 @@ void Team::run(void (*work)(void*, int, int), void* context) {
       worker->wake.notify_one();
     }
   }
-  {
-    FlushDenormals flush;
-    work(context, 0, size_);
+  FlushDenormals flush;
+  Working working(job, &flush);
+  work(context, 0, size_);
+  for (int spins = 0; job.running.load(std::memory_order_acquire) > 0;) {
+    if (spins++ < 4000) {
+      pause_thread();
+    } else {
+      stopped();  // the others have to be told
+      std::this_thread::yield();
+    }
   }
-  for (int spins = 0; job.running.load(std::memory_order_acquire) > 0;)
-    spins++ < 4000 ? pause_thread() : std::this_thread::yield();
+}
+
+bool stopped() {
+  if (watch.ask) put_question();
+  return watch.stop ? watch.stop->load(std::memory_order_relaxed) : watch.ended;
+}
+
+Question::Question(bool (*ask)()) : ask_before_(watch.ask), ended_before_(watch.ended) {
+  watch.ask = ask;
+  watch.ended = false;
+  if (ask) watch.next = coarse_nanoseconds() + asking_nanoseconds;
+}
+
+Question::~Question() {
+  watch.ask = ask_before_;
+  watch.ended = ended_before_;
 }
 
 }  // namespace pyrnn

@@ -35,4 +35,38 @@ class Team {
   int size_ = 1;
 };
 
+// Whether the call that this thread works on is to end early, its outputs incomplete. Kernels ask between pieces of
+// work of some milliseconds at most. On the caller's thread this puts the question below, some twenty times a second.
+bool stopped();
+
+// The same for the loop over steps: asks once for so many steps as take some 10 µs.
+class Patience {
+ public:
+  // Before work of so many multiply-adds of vectors.
+  bool ends(long long multiplies) {
+    left_ -= multiplies;
+    if (left_ > 0) return false;
+    left_ = between;
+    return stopped();
+  }
+
+ private:
+  static constexpr long long between = 1 << 16;
+  long long left_ = 0;
+};
+
+// While it lives, the calling thread's calls end early once `ask` returns true; it is asked with the floating-point
+// state that the caller has. Null: never. Nested ones take each other's place.
+class Question {
+ public:
+  explicit Question(bool (*ask)());
+  ~Question();
+  Question(const Question&) = delete;
+  Question& operator=(const Question&) = delete;
+
+ private:
+  bool (*ask_before_)();
+  bool ended_before_;
+};
+
 }  // namespace pyrnn

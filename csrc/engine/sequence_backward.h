@@ -184,7 +184,7 @@ struct Backward {
       for (int64_t s = 0; s < slot_count; s += together) {
         const Range slots{s, smaller(slot_count, s + together)};
         with_constant<widest_panel>(int(v.size()), [&](auto width) {
-          for_each_tile(count, gradient_rows, [&](int64_t first, int n) {
+          run_tiles(count, gradient_rows, [&](int64_t first, int n) {
             with_constant<gradient_rows>(n, [&](auto n) {
               constexpr int MR = decltype(n)::value;
               T* to[MR];
@@ -196,6 +196,7 @@ struct Backward {
           });
         });
       }
+      if (stopped_after(block)) return;
     }
   }
 
@@ -231,7 +232,10 @@ struct Backward {
              Range{units[blocks.begin].begin, units[blocks.end - 1].end});
       });
     };
+    Patience patience;
     for (int64_t i = end - 1; i >= begin; i--) {
+      const int64_t rows = schedule.offset[i + 1] - schedule.offset[i];
+      if (patience.ends((1 + rows * units.vectors / grid.threads()) * cell.slots * H)) return;
       for_each(i, [&](int64_t count, Range, Range vectors) { pointwise(thread, list, count, vectors, first); });
       if (i > 0) for_each(i - 1, [&](int64_t count, Range, Range vectors) { fetch(list, count, vectors); });
       barriers[1 + group].wait(grid.unit_groups);
@@ -247,7 +251,9 @@ struct Backward {
           for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++)
             ds_row(0, b)[u] += factors[b * padded + u] * out[n][u];
         }
-        if (schedule.resets) cut(list, count, vectors);
+        if (schedule.resets)
+          cut_at_resets(schedule, list, count, args.sizes.B, cell.states, padded,
+                        {vectors.begin * lanes<T>, vectors.end * lanes<T>}, ds, ds_initial);
       });
     }
   }
@@ -257,20 +263,6 @@ struct Backward {
     Blocks blocks = units;
     blocks.units = padded;
     return blocks;
-  }
-
-  // Where a step started from zeros or from the initial state, the gradient does not reach the step before.
-  void cut(const int32_t* list, int64_t count, Range vectors) const {
-    const int64_t B = args.sizes.B;
-    for (int64_t n = 0; n < count; n++) {
-      const int64_t source = args.schedule.source[list[n]], b = args.schedule.batch[list[n]];
-      if (source > B) continue;
-      for (int s = 0; s < cell.states; s++)
-        for (int64_t u = vectors.begin * lanes<T>; u < vectors.end * lanes<T>; u++) {
-          if (source < B) ds_initial[(s * B + b) * padded + u] += ds_row(s, b)[u];
-          ds_row(s, b)[u] = 0;
-        }
-    }
   }
 
   // dG of `size` units of one column block and all entries, element by element `column_block` apart.
@@ -298,12 +290,13 @@ struct Backward {
       const int64_t unit = row % H;
       const int slot = slots[row / H];
       const int64_t size = smaller(mine.end - row, smaller(H - unit, C - unit % C));
+      if (stopped()) return;
       const Factor* column = columns(thread, slot, unit, size, count);
       for (int64_t block = 0; block < blocks.count; block++) {
         const Range v = blocks[block];
         const Number* panel = panels + panel_offset<T>(blocks, block, P::length(capacity), 1);
         with_constant<widest_panel>(int(v.size()), [&](auto width) {
-          for_each_tile(size, gradient_rows, [&](int64_t first, int n) {
+          run_tiles(size, gradient_rows, [&](int64_t first, int n) {
             with_constant<gradient_rows>(n, [&](auto n) {
               weight_tile<T, P, decltype(width)::value, decltype(n)::value>(
                   column + first, P::length(count), panel, dweight + (row + first) * blocks.units + v.begin * L,
@@ -383,6 +376,7 @@ struct Backward {
       barriers[0].wait(threads);
       products(thread, begin, end, end == schedule.steps);
       barriers[0].wait(threads);
+      if (stopped()) return;
       end = begin;
     }
   }

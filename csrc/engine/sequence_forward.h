@@ -52,6 +52,22 @@ PYRNN_FN int64_t entries_of_group(const Schedule& schedule, int64_t i, Range min
   return count;
 }
 
+// Backward: where a step started from zeros or from the initial state, the gradient does not reach the step before.
+// ds and ds_initial (states, B, padded), of the current state and of the initial one; some units of the rows.
+template <class T>
+PYRNN_FN void cut_at_resets(const Schedule& schedule, const int32_t* entries, int64_t count, int64_t B, int states,
+                            int64_t padded, Range units, T* ds, T* ds_initial) {
+  for (int64_t n = 0; n < count; n++) {
+    const int64_t source = schedule.source[entries[n]], b = schedule.batch[entries[n]];
+    if (source > B) continue;
+    for (int s = 0; s < states; s++)
+      for (int64_t u = (s * B + b) * padded + units.begin; u < (s * B + b) * padded + units.end; u++) {
+        if (source < B) ds_initial[u] += ds[u];
+        ds[u] = 0;
+      }
+  }
+}
+
 // Of a few rows, each weight is read for little work: many steps' rows make the input's product worth making before,
 // so many entries at a time.
 constexpr int64_t least_hoisted = 12, most_hoisted = 48;
@@ -159,8 +175,10 @@ struct Forward {
     StepRow<T>* row = rows[thread];
     int32_t* entry = entries[thread];
     Range ready{0, 0};  // the entries whose input's product is there
+    Patience patience;
     for (int64_t i = 0; i < schedule.steps; i++) {
       const int64_t count = entries_of_group(schedule, i, sequences, entry);
+      if (patience.ends((1 + count * layer.blocks.count / grid.unit_groups) * cell.slots * (layer.I + layer.H))) return;
       if (sums == Sums::hoisted && schedule.offset[i + 1] > ready.end) {
         ready = {schedule.offset[i], smaller(schedule.offset[i] + most_hoisted, schedule.entries)};
         hoist(thread, layer, ready,

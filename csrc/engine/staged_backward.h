@@ -218,21 +218,8 @@ struct StagedBackward : StagedRows<T> {
           count, [&](int64_t n) { return dx_product(entry[n], k); },
           [&](int64_t n) { return element<T>(args.dx, schedule.time[entry[n]], batch(n)); },
           args.dx_accumulate || k > 0);
-    if (schedule.resets) cut(entry, count);
-  }
-
-  // Where a step started from zeros or from the initial state, the gradient does not reach the step before.
-  void cut(const int32_t* entry, int64_t count) const {
-    const int64_t B = args.sizes.B;
-    for (int64_t n = 0; n < count; n++) {
-      const int64_t source = args.schedule.source[entry[n]], b = args.schedule.batch[entry[n]];
-      if (source > B) continue;
-      for (int s = 0; s < cell.states; s++)
-        for (int64_t u = 0; u < padded; u++) {
-          if (source < B) ds_initial[(s * B + b) * padded + u] += ds_row(s, b)[u];
-          ds_row(s, b)[u] = 0;
-        }
-    }
+    if (schedule.resets)
+      cut_at_resets(schedule, entry, count, args.sizes.B, cell.states, padded, {0, padded}, ds, ds_initial);
   }
 
   // Every gradient of weights is a few pieces, a block of columns each; does the one of that number, and leaves the
@@ -294,7 +281,7 @@ struct StagedBackward : StagedRows<T> {
     prepare(thread);
     barrier->wait(threads);
     const Range sequences = sequences_of_group(args.schedule, args.sizes.B, {threads, 1}, thread);
-    for (int64_t i = args.schedule.steps - 1; i >= 0; i--) step(thread, i, sequences);
+    for (int64_t i = args.schedule.steps - 1; i >= 0 && !stopped(); i--) step(thread, i, sequences);
     barrier->wait(threads);
     vectors(thread);
     int64_t none = -1;

@@ -196,7 +196,7 @@ struct StagedForward : StagedRows<T> {
     prepare(thread);
     barrier->wait(threads);
     const Range sequences = sequences_of_group(args.schedule, args.sizes.B, {threads, 1}, thread);
-    for (int64_t i = 0; i < args.schedule.steps; i++) step(thread, i, sequences);
+    for (int64_t i = 0; i < args.schedule.steps && !stopped(); i++) step(thread, i, sequences);
   }
 
   void finish() const {

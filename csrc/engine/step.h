@@ -144,14 +144,16 @@ template <class Shape, class T, class P>
 PYRNN_FN void input_rows(const PackedLayer<T, P>& layer, const typename P::Factor* const* x, T* const* out,
                          int64_t count, Range mine) {
   constexpr int most = tile_rows(Shape::slots * widest_block(Shape::slots));
-  for (int64_t block = mine.begin; block < mine.end; block++)
+  for (int64_t block = mine.begin; block < mine.end; block++) {
     with_constant<widest_block(Shape::slots)>(int(layer.blocks[block].size()), [&](auto width) {
-      for_each_tile(count, most, [&](int64_t first, int n) {
+      run_tiles(count, most, [&](int64_t first, int n) {
         with_constant<most>(n, [&](auto rows) {
           input_tile<Shape, T, P, decltype(width)::value, decltype(rows)::value>(layer, x + first, out + first, block);
         });
       });
     });
+    if (stopped_after(block)) return;
+  }
 }
 
 // Part i of n of a step of `count` rows. Of a few rows no tile is shared: its size changes the order of the sums.
@@ -178,9 +180,10 @@ PYRNN_FN void step_rows(const PackedLayer<T, P>& layer, const StepRow<T>* rows, 
       step_tile<Shape, T, P, NV, MR, Sums::together>(layer, rows + first, block);
     };
     with_constant<widest_block(Shape::slots)>(int(layer.blocks[block].size()), [&](auto width) {
-      for_each_tile(count, most,
-                    [&](int64_t first, int n) { with_constant<most>(n, [&](auto n) { tile(width, n, first); }); });
+      run_tiles(count, most,
+                [&](int64_t first, int n) { with_constant<most>(n, [&](auto n) { tile(width, n, first); }); });
     });
+    if (stopped_after(i)) return;
   }
 }
 
