@@ -4,6 +4,7 @@
 
 #include "attention_kernels.h"
 #include "cells/registry.h"
+#include "engine/quantized.h"
 #include "engine/sequence_backward.h"
 #include "engine/sequence_forward.h"
 #include "engine/staged_backward.h"
@@ -123,6 +124,9 @@ CellKernels cell_kernels() {
       if (!is_staged<Cell>(args)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
     staged_forward<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation), args, threads);
   };
+  k.backward_chunk = [](const ForwardArgs& args) {
+    return is_staged<Cell>(args) ? staged_chunk_entries(args.schedule) : chunk_entries(args.sizes, args.schedule);
+  };
   k.backward_workspace = [](const BackwardArgs& args, int threads) {
     if (!is_staged_backward<Cell>(args)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
     return staged_backward_workspace<T>(functions_of<Cell, T>(args.variation),
@@ -150,6 +154,35 @@ CellKernels cell_kernels() {
   return k;
 }
 
+// Those of layers with int8 weights: inference of what is not staged.
+template <class Cell>
+CellKernels quantized_kernels() {
+  CellKernels k{};
+  if constexpr (!is_staged_cell<Cell>) {
+    k.forward_memory = [](const ForwardArgs& args, int threads, bool) {
+      return forward_memory<AnyShape, float, Int8>(cell_functions<Cell, float>, args, threads, false);
+    };
+    k.forward = [](const ForwardArgs& args, int threads) {
+      forward<AnyShape, float, Int8>(cell_functions<Cell, float>, args, threads);
+    };
+    k.stream_pack_bytes = [](int64_t I, int64_t H) {
+      return stream_pack_bytes<float, Int8>(cell_functions<Cell, float>, I, H);
+    };
+    k.stream_state_bytes = [](int64_t B, int64_t H) {
+      return stream_state_bytes<float>(cell_functions<Cell, float>, B, H);
+    };
+    k.stream_scratch_bytes = stream_scratch_bytes<float, Int8>;
+    k.stream_pack = [](const Sizes& sizes, const Weights& weights, void* pack) {
+      quantized_pack(cell_functions<Cell, float>, sizes, weights, pack);
+    };
+    k.stream_step = [](StreamLayer* layer, int64_t B, View x, View y, int threads) {
+      stream_step<AnyShape, float, Int8>(cell_functions<Cell, float>, layer, B, x, y, threads);
+    };
+  }
+  k.padded = padded_units<float>;
+  return k;
+}
+
 const Kernels& kernels() {
   static const Kernels table = [] {
     Kernels t{};
@@ -159,6 +192,7 @@ const Kernels& kernels() {
   t.cell[t.cell_count][float32] = cell_kernels<__VA_ARGS__, float, Plain<float>>();   \
   t.cell[t.cell_count][float64] = cell_kernels<__VA_ARGS__, double, Plain<double>>(); \
   t.cell[t.cell_count][bfloat16] = cell_kernels<__VA_ARGS__, float, BFloat16>();      \
+  t.cell[t.cell_count][int8] = quantized_kernels<__VA_ARGS__>();                      \
   t.cell_count++;
     PYRNN_CELLS(PYRNN_ENTRY)
     PYRNN_STAGED_CELLS(PYRNN_ENTRY)

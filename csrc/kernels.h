@@ -8,7 +8,8 @@
 namespace pyrnn {
 
 // The numbers of a call; bfloat16: those of the arrays are float32, and products round both sides.
-enum Type { float32 = 0, float64 = 1, bfloat16 = 2, type_count = 3 };
+// int8: of weights alone, packed beforehand, for inference.
+enum Type { float32 = 0, float64 = 1, bfloat16 = 2, int8 = 3, type_count = 4 };
 enum Activation { activation_sigmoid, activation_tanh, activation_relu, activation_exp, activation_count };
 
 // Activations that a call may ask for in place of a cell's own: those of the ONNX operators.
@@ -59,6 +60,7 @@ struct Schedule {
   const int64_t* before;  // (B)         entries of the sequences before it: threads share out sequences by that
   const int64_t* idle;    // (idles)     t·B + b of the pairs that are not computed: y and dx are zero there
   int64_t idles, max_rows;
+  int64_t whole;          // entries before a segment was cut out, else the same: the order of sums follows from them
   int32_t resets;         // some source is a reset: the gradient of the state stops there
 };
 
@@ -80,6 +82,8 @@ struct Weights {
   const void* weight_hr;          // (P, H) of a projected layer, whose h has P numbers: weight_hh is (from_h·H, P)
   int64_t P;                      // 0 without
   const void *norm_c, *bias_c;  // (H), (H): gain and bias of the normalisation of c; null without, bias_c also with
+  const float *scale_ih, *scale_hh;  // of int8 weights, (from_x·H), (from_h·H), when they are packed
+  void* packed;                   // of int8 weights, when they are used
 };
 
 // What changes inside a cell; all zero: nothing. Such a layer is staged.
@@ -132,6 +136,8 @@ struct BackwardArgs {
   void* dweight_hr;
   void *dnorm_c, *dbias_c;
   void* workspace;
+  // Of a segment: the workspace and the weights' gradients are as the segment after it left them; another follows.
+  int32_t resumed, unfinished;
 };
 
 // One layer of a stream. `pack` and `states` are the stream's own and persist from step to step.
@@ -157,6 +163,7 @@ struct CellInfo {
 struct CellKernels {
   Memory (*forward_memory)(const ForwardArgs&, int threads, bool save);
   void (*forward)(const ForwardArgs&, int threads);
+  int64_t (*backward_chunk)(const ForwardArgs&);  // entries that the backward's sums take together
   size_t (*backward_workspace)(const BackwardArgs&, int threads);
   void (*backward)(const BackwardArgs&, int threads);
   size_t (*stream_pack_bytes)(int64_t I, int64_t H);

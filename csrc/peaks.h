@@ -2,6 +2,7 @@
 // What no kernel can exceed: multiply-adds on registers alone, and reads of memory alone. For the measured peaks.
 #pragma once
 
+#include "engine/int8.h"
 #include "kernels.h"
 #include "simd.h"
 
@@ -45,6 +46,20 @@ inline double bfloat16_burst(int64_t rounds) {
 #endif
 }
 
+// Products of fours of eight bits, whatever instructions they take.
+inline double int8_burst(int64_t rounds) {
+  Vec<int32_t> a[peak_chains];
+  const int32_t fours[4] = {1, -1, 2, -2};
+  const Int8::Factor x = Int8::element(fours);
+  Vec<int32_t> y = 0x01020304 - Vec<int32_t>{};
+  PYRNN_UNROLL for (int i = 0; i < peak_chains; i++) a[i] = i - Vec<int32_t>{};
+  for (int64_t r = 0; r < rounds; r++) {
+    asm volatile("" : "+m"(y));  // else the products are made once and added alone
+    PYRNN_UNROLL for (int i = 0; i < peak_chains; i++) Int8::add(a[i], x, y);
+  }
+  return finish_burst(a, 8.0 * peak_chains * lanes<int32_t> * double(rounds));
+}
+
 // Reads `bytes`, a multiple of read_unit, from an aligned address on.
 constexpr int read_chains = 8;
 inline void read_burst(const void* data, int64_t bytes) {
@@ -63,6 +78,7 @@ inline void fill_peaks(Kernels& t) {
   t.multiply_burst[float32] = fma_burst<float>;
   t.multiply_burst[float64] = fma_burst<double>;
   t.multiply_burst[bfloat16] = bfloat16_burst;
+  t.multiply_burst[int8] = int8_burst;
   t.read_burst = read_burst;
 }
 

@@ -11,6 +11,7 @@ from pyrnn.decoding import DecoderGradients
 from pyrnn.functional import attention
 from pyrnn.io.layers import load
 from pyrnn.modules import GRU, LSTM, RNN, Recurrent
+from pyrnn.quantized import Quantized
 from pyrnn.searching import Hypotheses
 from pyrnn.stacking import Gradients
 from pyrnn.streams import Stream
@@ -35,6 +36,7 @@ __all__ = [
     "LocationAttention",
     "LuongAttention",
     "MonotonicAttention",
+    "Quantized",
     "RNNCell",
     "Recurrent",
     "Stream",

@@ -29,13 +29,42 @@ class AttentionSaved:
 class DecoderSaved:
     """What decoder_forward keeps for decoder_backward."""
 
+class Quantized:
+    """One layer in one direction with weights of eight bits."""
+
+    def __init__(
+        self,
+        cell: str,
+        weight_ih: Array,
+        scale_ih: Array,
+        weight_hh: Array,
+        scale_hh: Array,
+        bias_ih: Array | None = None,
+        bias_hh: Array | None = None,
+        params: Array | None = None,
+    ) -> None: ...
+    def forward(
+        self,
+        x: Array,
+        state: Sequence[Array],
+        y: Array,
+        state_out: Sequence[Array],
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        resets: Array | None = None,
+        reset_to_initial: bool = False,
+        reverse: bool = False,
+        regularization: Regularization | None = None,
+    ) -> None: ...
+
 class Stream:
     """Stacked layers of one direction that advance one step a call."""
 
     def __init__(
         self,
         cell: str,
-        layers: list[tuple[Array | None, ...]],
+        layers: list[tuple[Array | None, ...]] | list[Quantized],
         batch_size: int,
         dtype: np.dtype[Any],
         compute_dtype: str | None = None,
@@ -46,7 +75,7 @@ class Stream:
     def get_state(self) -> list[Array]: ...
     def set_state(self, states: list[Array]) -> None: ...
     def reset(self, rows: Sequence[int] | None = None) -> None: ...
-    def reload(self, layers: list[tuple[Array | None, ...]]) -> None: ...
+    def reload(self, layers: list[tuple[Array | None, ...]] | list[Quantized]) -> None: ...
 
 # Zoneout of each state, dropout of h, training, seed, stream.
 Regularization = tuple[Sequence[float], float, bool, int, int]
@@ -81,6 +110,7 @@ def forward(
     variation: Variation | None = None,
     norm_c: Array | None = None,
     bias_c: Array | None = None,
+    checkpoint: bool = False,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,

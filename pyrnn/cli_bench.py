@@ -37,7 +37,7 @@ def add_bench(commands: Any) -> None:
         "--form", metavar="NAMES", help="of plain, bidirectional, stacked, lengths; default: plain"
     )
     bench.add_argument("--mode", metavar="NAMES", help="of inference, training, stream; default: all")
-    bench.add_argument("--compute", metavar="NAMES", help="of float32, bfloat16; default: float32")
+    bench.add_argument("--compute", metavar="NAMES", help="of float32, bfloat16, int8; default: float32")
     bench.add_argument("--threads", metavar="N", help="default: every CPU available")
     bench.add_argument("--shapes", metavar="T,B,I,H", nargs="+", help="default: four; all with --full")
     bench.add_argument("--peers", metavar="NAMES", help="or none; default: those installed")

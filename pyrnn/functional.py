@@ -64,6 +64,7 @@ def sequence_forward(
     out: Array | None = None,
     compute_dtype: str | None = None,
     return_states: bool = False,
+    checkpoint: bool = False,
     **more: Unpack[CallOptions],
 ) -> Any:
     """Run a stack of recurrent layers and keep what the backward needs.
@@ -111,6 +112,9 @@ def sequence_forward(
         the weights; sums, states, outputs and gradients stay float32, which the arrays must be.
     return_states : bool
         Whether the states after every step are returned, too.
+    checkpoint : bool
+        Keep the states of every √T-th step or so alone, and compute what lies between once more in the
+        backward: a third more time, the same gradients bit by bit. See docs/performance.md.
     **more
         merge, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip, activations: see
         `pyrnn.options.MoreOptions`. That layers differ in size, that c is normalised (`weight_ln_c_l0`), that
@@ -169,6 +173,7 @@ def sequence_forward(
         return_states=checks.flag("return_states", return_states),
         **more,
         save=True,
+        checkpoint=checkpoint,
     )
 
 

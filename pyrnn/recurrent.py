@@ -16,6 +16,7 @@ from pyrnn.initial import initial_params
 from pyrnn.io.layers import save_layer
 from pyrnn.layout import Array, Layout
 from pyrnn.options import MoreOptions
+from pyrnn.quantized import Quantized, quantize
 from pyrnn.stacking import Backend, Gradients, Saved
 from pyrnn.states import State
 from pyrnn.streams import Stream
@@ -242,8 +243,17 @@ class Recurrent(Described):
         training: bool = True,
         out: Array | None = None,
         return_states: bool = False,
+        checkpoint: bool = False,
     ) -> Any:
-        """Run and keep what `backward` needs; the arguments of a call, and `training`, which draws dropout.
+        """Run and keep what `backward` needs; the arguments of a call, and these.
+
+        Parameters
+        ----------
+        training : bool
+            Whether the masks of dropout, zoneout and recurrent dropout are drawn.
+        checkpoint : bool
+            Keep the states of every √T-th step or so alone, and compute what lies between once more in the
+            backward: a third more time, the same gradients bit by bit; on the CPU, else ValueError.
 
         Returns
         -------
@@ -252,6 +262,8 @@ class Recurrent(Described):
         saved : Saved
             x and the parameters must not change until the backward; y may.
         """
+        if checks.flag("checkpoint", checkpoint) and self.device != "cpu":
+            raise ValueError(f"checkpoint: expected False on device {self.device!r}, got True")
         found = stacking.forward(
             self._backend,
             self._layout,
@@ -274,6 +286,7 @@ class Recurrent(Described):
             save=True,
             variation=self._variation,
             return_states=checks.flag("return_states", return_states),
+            checkpoint=checkpoint,
         )
         found[-1].owner = self
         return found
@@ -333,6 +346,10 @@ class Recurrent(Described):
         """Step by step with the state kept inside, on the CPU; see `pyrnn.streams.Stream`."""
         checks.on_cpu(self.device)
         return Stream(self, batch_size)
+
+    def quantize(self, dtype: str = "int8") -> Quantized:
+        """A copy with weights of eight bits, for inference; see `pyrnn.quantized.quantize`."""
+        return quantize(self, dtype)
 
     def state_dict(self) -> dict[str, Array]:
         """A copy of the parameters by name, as NumPy's arrays; bfloat16 as float32."""

@@ -136,7 +136,8 @@ class Saved:
         self.backend, self.arrays, self.layout, self.sizes = backend, arrays, layout, sizes
         self.dtype, self.batch_first, self.unbatched = dtype, batch_first, unbatched
         self.passes: list[Any] = []  # what the back end saved, by layer and direction
-        self.dropped: list[Array | None] = []  # dropout mask on the input of every layer
+        #: dropout mask on the input of every layer, or what makes it again
+        self.dropped: list[Array | Callable[[], Array] | None] = []
         self.factors: list[Array | None] = []  # of weight_hh, by layer and direction
         self.learned = False  # whether it started from the states that are parameters
         self.owner: Any = None
@@ -196,6 +197,7 @@ def forward(
     out: Array | None = None,
     compute_dtype: str | None = None,
     save: bool = False,
+    checkpoint: bool = False,
     variation: Variation = PLAIN,
     return_states: bool = False,
 ) -> Any:
@@ -234,6 +236,8 @@ def forward(
         options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
     if compute_dtype is not None:
         options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
+    if checks.flag("checkpoint", checkpoint):
+        options["checkpoint"] = True
     checks.probability("dropout", dropout)  # also where it is not used
     checks.probability("recurrent_dropout", recurrent_dropout)
     weight_dropout = variation.weight_dropout if training else 0.0
@@ -261,11 +265,12 @@ def forward(
     changes = variation.argument(recurrent_dropout, layout.cell_norm)
     for layer in range(L):
         H, N = layout.widths[layer][0], layout.features[layer + 1]
-        dropped = (
-            arrays.made(dropout_mask(rng, view.shape, dropout), dtype) if layer and dropout and rng else None
-        )
-        if dropped is not None:
+        dropped: Array | Callable[[], Array] | None = None
+        if layer and dropout and rng:
+            again = redrawn(arrays, rng, view.shape, dropout, dtype) if checkpoint else None
+            dropped = arrays.made(dropout_mask(rng, view.shape, dropout), dtype)
             view *= dropped
+            dropped = again or dropped
         y = (
             sequence_empty(arrays, T, B, N, dtype, batch_first)
             if layer < L - 1 or out is None
@@ -359,7 +364,7 @@ def backward(
                 dweights[1] *= factor
         dropped = saved.dropped[layer]
         if dropped is not None:
-            dx *= dropped
+            dx *= dropped() if callable(dropped) else dropped
         dy = dx
     learned_gradients(layout, dinitial if saved.learned else None, grads)
     return Gradients(original(dx, batch_first, unbatched), result(whole, unbatched), grads)
@@ -423,6 +428,21 @@ def regularized(
     if not (dropout or any(zoneout)):
         return {}
     return {"regularization": (zoneout, dropout, training, seed, stream)}
+
+
+def redrawn(
+    arrays: Any, rng: np.random.Generator, shape: tuple[int, ...], dropout: float, dtype: Any
+) -> Callable[[], Array]:
+    """What draws the next dropout mask of a generator once more, when it has long gone on."""
+    kind, state = type(rng.bit_generator), rng.bit_generator.state
+
+    def mask() -> Array:
+        bits = kind()
+        bits.state = state
+        made: Array = arrays.made(dropout_mask(np.random.Generator(bits), shape, dropout), dtype)
+        return made
+
+    return mask
 
 
 def dropout_mask(rng: np.random.Generator, shape: tuple[int, ...], dropout: float) -> Array:

@@ -12,6 +12,7 @@ from pyrnn.staged import StagedStream
 from pyrnn.states import State, read_state
 
 if TYPE_CHECKING:
+    from pyrnn.quantized import Quantized
     from pyrnn.recurrent import Recurrent
 
 
@@ -49,7 +50,7 @@ class Stream:
 
     step: Callable[..., Array]
 
-    def __init__(self, layer: Recurrent, batch_size: int = 1) -> None:
+    def __init__(self, layer: Recurrent | Quantized, batch_size: int = 1) -> None:
         if layer.bidirectional:
             raise ValueError("stream: expected a layer in one direction, got a bidirectional one")
         if layer.reverse:
@@ -70,8 +71,10 @@ class Stream:
             )
         self.step = self._core.step
 
-    def _weights(self) -> list[tuple[Array | None, ...]]:
+    def _weights(self) -> list[tuple[Array | None, ...]] | list[_core.Quantized]:
         layer = self._layer
+        if hasattr(layer, "_cores"):
+            return layer._cores
         layout, params, dtype = layer._layout, layer.params, layer.dtype
         extras = checks.extras(layout, params, dtype)
         return [

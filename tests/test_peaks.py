@@ -16,19 +16,20 @@ def best(measure, *arguments):
 
 
 def test_multiply_adds():
-    """AVX512-BF16 takes a pair where a multiply-add takes one number, as often at the most.
+    """AVX512-BF16 takes a pair where a multiply-add takes one number, AVX512-VNNI four, as often at the most.
 
     More than that is a compiler that sees through the measurement; less is a machine with other work, which
     gets more rounds.
     """
-    peak = dict.fromkeys(("float32", "float64", "bfloat16"), 0.0)
+    peak = dict.fromkeys(("float32", "float64", "bfloat16", "int8"), 0.0)
     for measured in range(300):
         peak = {dtype: max(best, _core.fma_peak(1, 0.001, dtype)) for dtype, best in peak.items()}
-        single, double, half = peak.values()
+        single, double, half, eighth = peak.values()
         if measured >= 8 and single > 1.3 * double and 0.7 * single < half < 2.2 * single:
             break
     assert single > 1.3 * double
     assert 0.7 * single < half < 2.2 * single
+    assert 0.2 * single < eighth < 4.4 * single
     assert 0.5 < double and single < 5000
 
 

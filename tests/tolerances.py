@@ -28,6 +28,9 @@ ATTENTION_FLOAT32_C = 64
 #: gradients. Its roundings are the same but for the order of sums; weights alone have fewer.
 BFLOAT16_VALUES, BFLOAT16_GRADIENTS = 2, 3
 
+#: Link 5 for int8: the integers are the same but where float32 and float64 fall on two sides of a half.
+INT8_VALUES = 2
+
 #: Link 6: PyTorch in float64 sums in its own order, and its activations come from another library.
 TORCH = 1e-12
 

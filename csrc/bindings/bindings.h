@@ -27,6 +27,7 @@ class Made {
 void bind_signals(pybind11::module_& m);
 void bind_sequence(pybind11::module_& m);
 void bind_stream(pybind11::module_& m);
+void bind_quantized(pybind11::module_& m);
 void bind_cells(pybind11::module_& m);
 void bind_scores(pybind11::module_& m);
 void bind_attention(pybind11::module_& m);

@@ -12,6 +12,7 @@ PYBIND11_MODULE(_core, m) {
   pyrnn::bind_cells(m);
   pyrnn::bind_scores(m);
   pyrnn::bind_sequence(m);
+  pyrnn::bind_quantized(m);
   pyrnn::bind_stream(m);
   pyrnn::bind_attention(m);
   pyrnn::bind_decoder(m);

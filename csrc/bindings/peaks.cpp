@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <iterator>
 
 #include "../dispatch.h"
 #include "../engine/parallel.h"
@@ -48,11 +49,10 @@ double rate(Team& team, double seconds, const Work& work) {
 
 double fma_peak(int threads, double seconds, const std::string& dtype) {
   check(threads, seconds);
-  if (dtype != "float32" && dtype != "float64" && dtype != "bfloat16")
-    throw py::type_error("dtype: expected float32, float64 or bfloat16, got " + dtype);
-  const auto burst = chosen_kernels().multiply_burst[dtype == "float32"   ? float32
-                                                     : dtype == "float64" ? float64
-                                                                          : bfloat16];
+  constexpr const char* names[] = {"float32", "float64", "bfloat16", "int8"};
+  const auto name = std::find(std::begin(names), std::end(names), dtype);
+  if (name == std::end(names)) throw py::type_error("dtype: expected float32, float64, bfloat16 or int8, got " + dtype);
+  const auto burst = chosen_kernels().multiply_burst[name - std::begin(names)];
   py::gil_scoped_release release;
   Team team(threads);
   return rate(team, seconds, [&](int) { return burst(20000); }) / 1e9;
@@ -95,7 +95,8 @@ double read_bandwidth(int threads, int64_t bytes, double seconds) {
 void bind_peaks(py::module_& m) {
   using namespace py::literals;
   m.def("fma_peak", fma_peak, "threads"_a, "seconds"_a, "dtype"_a = "float32",
-        "Floating-point operations a second, in 10⁹, of nothing but multiply-adds; of products of pairs for bfloat16.");
+        "Floating-point operations a second, in 10⁹, of nothing but multiply-adds; of products of pairs for bfloat16, "
+        "of fours for int8.");
   m.def("read_bandwidth", read_bandwidth, "threads"_a, "bytes"_a, "seconds"_a,
         "Bytes a second, in 10⁹, of threads that read their parts of so many bytes again and again.");
 }

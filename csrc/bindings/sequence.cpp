@@ -13,6 +13,8 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "buffer.h"
+#include "recompute.h"
+#include "sequence_arguments.h"
 #include "variation.h"
 #include "unlocked.h"
 
@@ -27,13 +29,17 @@ struct Saved : Made {
   Regularization regularization;
   Variation variation;
   ScheduleStorage schedule;
-  py::array x, weight_ih, weight_hh, params, norm_ih, norm_hh, weight_hr, norm_c, bias_c;
+  py::array x, weight_ih, weight_hh, bias_ih, bias_hh, params, norm_ih, norm_hh, weight_hr, norm_c, bias_c;
   int64_t gate_rows;  // kept for an entry
   Buffer states, gates;
   std::size_t bytes;  // of states and gates
-};
+  std::optional<Segments> segments;  // the states are those between them, and there are no gates
 
-using States = std::optional<std::vector<py::object>>;
+  void check_whole() const {
+    check_made("saved");
+    if (segments) throw py::value_error("saved: expected every step's values, got those of checkpoint=True");
+  }
+};
 
 Dimension slots_times_units(const int count, int64_t H) { return {"H", count * H, count}; }
 
@@ -42,7 +48,8 @@ Dimension h_units(const Sizes& sizes, const Weights& weights) {
   return weights.weight_hr ? Dimension{"P", weights.P} : Dimension{"H", sizes.H};
 }
 
-// Checks one array per state of the cell, each (B, H) but for the first, h. An absent list leaves null views.
+}  // namespace
+
 std::vector<py::array> check_states(const std::string& name, const States& states, const CellInfo& info, Type type,
                                     int64_t B, const Dimension& h, int64_t H, Access access, View* views) {
   std::vector<py::array> arrays;
@@ -58,16 +65,12 @@ std::vector<py::array> check_states(const std::string& name, const States& state
   return arrays;
 }
 
-// The per-unit parameters of a cell that has some; an empty array else.
 py::array check_params(const char* name, const py::object& params, const CellInfo& info, Type type, int64_t H,
                        Access access) {
   if (info.params) return check_array(name, params, type, {{"params", info.params}, {"H", H}}, access, true);
   if (!params.is_none()) throw py::value_error(std::string(name) + ": expected None, " + info.name + " has none");
   return {};
 }
-
-// (zoneout of each state, dropout of h, training, seed, stream); None is none of it.
-using RegularizationArgument = std::optional<std::tuple<std::vector<double>, double, bool, uint64_t, uint32_t>>;
 
 Regularization check_regularization(const RegularizationArgument& given, const CellInfo& info) {
   Regularization r{};
@@ -88,6 +91,8 @@ Regularization check_regularization(const RegularizationArgument& given, const C
   r.stream = stream;
   return r;
 }
+
+namespace {
 
 // What h has as the product reads it; of a cell without such a product, its units.
 int64_t read_h_size(const CellInfo& info, const py::array& weight_ih, const py::object& weight_hh) {
@@ -119,6 +124,8 @@ int64_t check_projection(const py::object& weight_hr, const CellInfo& info, int6
   return array.shape(1);
 }
 
+}  // namespace
+
 const uint8_t* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
   if (!flags) return nullptr;
   if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T ||
@@ -143,6 +150,15 @@ const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T,
   return data;
 }
 
+void check_steps(int64_t T, int64_t B) {
+  if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
+    throw py::value_error("x: T*B = " + std::to_string(T) + "*" + std::to_string(B) + " is too large");
+}
+
+namespace {
+
+const void* data_of(const py::array& array) { return array.size() ? array.data() : nullptr; }
+
 py::object forward_sequence(const std::string& cell_name, const py::array& x, const States& state,
                             const py::array& weight_ih, const py::object& weight_hh, const py::object& bias_ih,
                             const py::object& bias_hh, const py::object& y, const States& state_out, bool save,
@@ -151,7 +167,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const std::optional<std::string>& compute_dtype, const py::object& params,
                             const RegularizationArgument& regularization, const py::object& norm_ih,
                             const py::object& norm_hh, const py::object& weight_hr, const VariationArgument& variation,
-                            const py::object& norm_c, const py::object& bias_c) {
+                            const py::object& norm_c, const py::object& bias_c, bool checkpoint) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
@@ -159,8 +175,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), P = read_h_size(info, weight_ih, weight_hh);
   const int64_t H = weight_hr.is_none() ? P : check_projection(weight_hr, info, P);
   if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
-  if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
-    throw py::value_error("x: T*B = " + std::to_string(T) + "*" + std::to_string(B) + " is too large");
+  check_steps(T, B);
 
   const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
   ForwardArgs args{};
@@ -177,28 +192,24 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     args.weights.P = P;
   }
   const Dimension h = h_units(args.sizes, args.weights);
-  const auto bias = [&](const char* name, const py::object& object, const Dimension& size) -> const void* {
-    return object.is_none() ? nullptr : check_array(name, object, type, {size}, read_only, true).data();
-  };
-  args.weights.bias_ih = bias("bias_ih", bias_ih, gates_x);
-  if (info.from_h_count)
-    args.weights.bias_hh = bias("bias_hh", bias_hh, gates_h);
-  else
-    check_absent(info, {{"weight_hh", &weight_hh}, {"bias_hh", &bias_hh}, {"norm_hh", &norm_hh}});
-  const py::array p = check_params("params", params, info, type, H, read_only);
-  args.weights.params = p.size() ? p.data() : nullptr;
-  if (info.from_h_count && norm_ih.is_none() != norm_hh.is_none())
-    throw py::value_error("norm_ih, norm_hh: expected both or none");
-  const auto gain = [&](const char* name, const py::object& object, const Dimension& size) {
+  const auto vector = [&](const char* name, const py::object& object, const Dimension& size) {
     return object.is_none() ? py::array() : check_array(name, object, type, {size}, read_only, true);
   };
-  const py::array gain_ih = gain("norm_ih", norm_ih, gates_x), gain_hh = gain("norm_hh", norm_hh, gates_h);
+  if (!info.from_h_count) check_absent(info, {{"weight_hh", &weight_hh}, {"bias_hh", &bias_hh}, {"norm_hh", &norm_hh}});
+  const py::array b_ih = vector("bias_ih", bias_ih, gates_x), b_hh = vector("bias_hh", bias_hh, gates_h);
+  args.weights.bias_ih = data_of(b_ih);
+  args.weights.bias_hh = data_of(b_hh);
+  const py::array p = check_params("params", params, info, type, H, read_only);
+  args.weights.params = data_of(p);
+  if (info.from_h_count && norm_ih.is_none() != norm_hh.is_none())
+    throw py::value_error("norm_ih, norm_hh: expected both or none");
+  const py::array gain_ih = vector("norm_ih", norm_ih, gates_x), gain_hh = vector("norm_hh", norm_hh, gates_h);
   if (!norm_ih.is_none()) {
     args.weights.norm_ih = gain_ih.data();
     if (info.from_h_count) args.weights.norm_hh = gain_hh.data();
   }
   if (norm_c.is_none() && !bias_c.is_none()) throw py::value_error("bias_c: expected None without norm_c");
-  const py::array gain_c = gain("norm_c", norm_c, {"H", H}), shift_c = gain("bias_c", bias_c, {"H", H});
+  const py::array gain_c = vector("norm_c", norm_c, {"H", H}), shift_c = vector("bias_c", bias_c, {"H", H});
   if (!norm_c.is_none()) args.weights.norm_c = gain_c.data();
   if (!bias_c.is_none()) args.weights.bias_c = shift_c.data();
   const py::array y_checked = check_array("y", y, type, {{"T", T}, {"B", B}, h}, writable, false);
@@ -221,14 +232,19 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
 
   const CellKernels& kernels = chosen_kernels().cell[cell][compute];
   std::optional<ScheduleStorage> schedule;
+  std::optional<Segments> segments;
   Buffer states, gates;
   int64_t gate_rows = 0;
   std::size_t bytes = 0;
   without_lock([&] {
     schedule.emplace(T, B, options);
     args.schedule = schedule->view();
+    if (save && checkpoint) {
+      segments.emplace(args.schedule, B, kernels.backward_chunk(args));
+      args.schedule = segments->forward(args.schedule);
+    }
     const int threads = num_threads();
-    const Memory memory = kernels.forward_memory(args, threads, save);
+    const Memory memory = kernels.forward_memory(args, threads, save && !checkpoint);
     Buffer workspace(memory.workspace);
     states = Buffer(memory.states);
     gates = Buffer(memory.gates);
@@ -238,6 +254,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
     args.states = states.data();
     args.gates = gates.data();
     kernels.forward(args, threads);
+    if (segments) segments->forget_forward();
   });
   if (!save) return py::none();
   return py::cast(std::unique_ptr<Saved>(new Saved{{},
@@ -251,6 +268,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    x_checked,
                                                    w_ih,
                                                    w_hh,
+                                                   b_ih,
+                                                   b_hh,
                                                    p,
                                                    gain_ih,
                                                    gain_hh,
@@ -260,7 +279,8 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    gate_rows,
                                                    std::move(states),
                                                    std::move(gates),
-                                                   bytes}));
+                                                   bytes,
+                                                   std::move(segments)}));
 }
 
 void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
@@ -281,8 +301,10 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   args.schedule = saved.schedule.view();
   args.x = view_sequence(saved.x);
   args.weights.weight_ih = saved.weight_ih.data();
-  args.weights.weight_hh = saved.weight_hh.size() ? saved.weight_hh.data() : nullptr;
-  args.weights.params = saved.params.size() ? saved.params.data() : nullptr;
+  args.weights.weight_hh = data_of(saved.weight_hh);
+  args.weights.bias_ih = data_of(saved.bias_ih);
+  args.weights.bias_hh = data_of(saved.bias_hh);
+  args.weights.params = data_of(saved.params);
   if (saved.norm_ih.size()) {
     args.weights.norm_ih = saved.norm_ih.data();
     if (saved.norm_hh.size()) args.weights.norm_hh = saved.norm_hh.data();
@@ -343,6 +365,11 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   const CellKernels& kernels = chosen_kernels().cell[saved.cell][saved.compute];
   without_lock([&] {
     const int threads = num_threads();
+    if (saved.segments) {
+      backward_in_segments(kernels, info, *saved.segments, saved.states.data(), int64_t(type_size(type)), args,
+                           threads);
+      return;
+    }
     Buffer workspace(kernels.backward_workspace(args, threads));
     args.workspace = workspace.data();
     kernels.backward(args, threads);
@@ -379,7 +406,7 @@ void bind_sequence(py::module_& m) {
       .def(
           "saved",
           [](const Saved& saved) {
-            saved.check_made("saved");
+            saved.check_whole();
             return copy_kept(saved, cell_info(saved.cell).saved, saved.gates.data(),
                              [&](const Schedule&, int64_t e) { return e * saved.gate_rows; });
           },
@@ -394,7 +421,7 @@ void bind_sequence(py::module_& m) {
       .def(
           "states",
           [](const Saved& saved) {
-            saved.check_made("saved");
+            saved.check_whole();
             const int count = cell_info(saved.cell).states;
             return copy_kept(saved, count, saved.states.data(),
                              [&](const Schedule& schedule, int64_t e) { return int64_t(schedule.target[e]) * count; });
@@ -406,7 +433,9 @@ void bind_sequence(py::module_& m) {
         "resets"_a = py::none(), "reset_to_initial"_a = false, "reverse"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
         "weight_hr"_a = py::none(), "variation"_a = py::none(), "norm_c"_a = py::none(), "bias_c"_a = py::none(),
-        "One layer, one direction: writes y and state_out; returns what backward needs when `save`.");
+        "checkpoint"_a = false,
+        "One layer, one direction: writes y and state_out; returns what backward needs when `save`, with `checkpoint` "
+        "the least of it.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
         "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(), "dnorm_ih"_a = py::none(),
         "dnorm_hh"_a = py::none(), "dweight_hr"_a = py::none(), "dnorm_c"_a = py::none(), "dbias_c"_a = py::none(),

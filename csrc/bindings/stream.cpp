@@ -8,6 +8,7 @@
 #include "arrays.h"
 #include "bindings.h"
 #include "buffer.h"
+#include "quantized.h"
 #include "unlocked.h"
 
 namespace pyrnn {
@@ -33,6 +34,10 @@ class Stream : public Made {
     }
     if (info().staged) throw py::value_error("cell: expected one of a single product of h, got " + cell);
     if (layers.empty()) throw py::value_error("layers: expected at least one");
+    if (py::isinstance<Quantized>(layers[0])) {
+      if (compute_ != float32) throw py::type_error("dtype: expected float32 of layers that are quantized");
+      compute_ = int8;
+    }
     pack(layers);
     clear(0, B_);
   }
@@ -162,8 +167,47 @@ class Stream : public Made {
   int64_t input_size() const { return layers_.front().kernel.I; }
   int64_t output_size() const { return layers_.back().kernel.H; }
 
+  // A layer with room for its pack, or on one that there is.
+  void add_layer(int64_t I, int64_t H, void* pack) {
+    Layer layer{{I, H, nullptr, nullptr, nullptr, 0, {}},
+                Buffer(pack ? 0 : kernels().stream_pack_bytes(I, H)),
+                Buffer(kernels().stream_state_bytes(B_, H)),
+                Buffer(kernels().stream_scratch_bytes(B_, I, H))};
+    std::copy(std::begin(zoneout_), std::end(zoneout_), layer.kernel.zoneout);
+    layer.kernel.pack = pack ? pack : layer.pack.data();
+    layer.kernel.states = layer.states.data();
+    layer.kernel.scratch = layer.scratch.data();
+    layers_.push_back(std::move(layer));
+  }
+
+  // Layers that are packed already.
+  void use(const py::list& given) {
+    std::vector<py::object> owners;
+    for (std::size_t l = 0; l < given.size(); l++) {
+      const std::string name = "layers[" + std::to_string(l) + "]";
+      if (!py::isinstance<Quantized>(given[l])) throw py::type_error(name + ": expected a quantized layer");
+      const Quantized& layer = given[l].cast<const Quantized&>();
+      layer.check_made(name.c_str());
+      const int64_t I = l > 0 ? owners[l - 1].cast<const Quantized&>().units() : layer.inputs();
+      if (layer.cell() != cell_ || layer.inputs() != I || (l > 0 && layer.units() != I) ||
+          (!layers_.empty() && (layer.inputs() != layers_[l].kernel.I || layer.units() != layers_[l].kernel.H)))
+        throw py::value_error(name + ": expected the stream's cell and sizes");
+      owners.push_back(given[l]);
+    }
+    const bool fresh = layers_.empty();
+    bytes_ = 0;
+    for (std::size_t l = 0; l < owners.size(); l++) {
+      const Quantized& layer = owners[l].cast<const Quantized&>();
+      if (fresh) add_layer(layer.inputs(), layer.units(), layer.pack());
+      layers_[l].kernel.pack = layer.pack();
+      bytes_ += kernels().stream_pack_bytes(layer.inputs(), layer.units());
+    }
+    owners_ = std::move(owners);
+  }
+
   // Everything is checked before the first layer is packed.
   void pack(const py::list& weights) {
+    if (compute_ == int8) return use(weights);
     struct Checked {
       int64_t I, H;
       py::array weight_ih, weight_hh, bias_ih, bias_hh, params;
@@ -205,17 +249,7 @@ class Stream : public Made {
     bytes_ = 0;
     for (std::size_t l = 0; l < checked.size(); l++) {
       const Checked& c = checked[l];
-      if (fresh) {
-        Layer layer{{c.I, c.H, nullptr, nullptr, nullptr, 0, {}},
-                    Buffer(kernels().stream_pack_bytes(c.I, c.H)),
-                    Buffer(kernels().stream_state_bytes(B_, c.H)),
-                    Buffer(kernels().stream_scratch_bytes(B_, c.I, c.H))};
-        std::copy(std::begin(zoneout_), std::end(zoneout_), layer.kernel.zoneout);
-        layer.kernel.pack = layer.pack.data();
-        layer.kernel.states = layer.states.data();
-        layer.kernel.scratch = layer.scratch.data();
-        layers_.push_back(std::move(layer));
-      }
+      if (fresh) add_layer(c.I, c.H, nullptr);
       bytes_ += kernels().stream_pack_bytes(c.I, c.H);
       const auto data = [](const py::array& a) { return a.size() ? a.data() : nullptr; };
       Weights given{};
@@ -329,6 +363,7 @@ class Stream : public Made {
   int64_t B_;
   py::dtype dtype_;
   std::vector<Layer> layers_;
+  std::vector<py::object> owners_;  // of packs that are not the stream's
   std::size_t bytes_ = 0;
   double zoneout_[max_states] = {};
   mutable bool in_use_ = false;

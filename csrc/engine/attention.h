@@ -220,16 +220,16 @@ PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const 
 }
 
 // out (M, C), rows `out_stride` apart, = Σ_k x(m)[k·stride] · scale[k] · row(k) for k < K; columns in blocks of
-// panel_vectors vectors, those in `blocks`. `panel` has room for K rows of a panel.
+// panel_vectors vectors, those in `blocks`. `panel` has room for K rows of a panel. `add`: added to out.
 template <class T, class X, class Row>
 PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, const Row& row, const T* scale, int64_t C,
-                            Range blocks, T* panel, T* out, int64_t out_stride) {
+                            Range blocks, T* panel, T* out, int64_t out_stride, bool add = false) {
   constexpr int width = panel_vectors * lanes<T>;
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     const int64_t first = block * width, columns = smaller(width, C - first);
     if (stopped()) return;
     const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel);
-    sum_block(M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, false, !finite);
+    sum_block(M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, add, !finite);
   }
 }
 

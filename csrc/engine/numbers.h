@@ -13,6 +13,10 @@ inline namespace PYRNN_ISA_NAMESPACE {
 //   prepared         whether rows are rewritten before: prepare(row, K, out)
 //   panel_first      whether a vector of weights costs work before it can be multiplied: it is used for all rows then
 //   Backward         the policy of the backward's products, in which Number and Factor are one
+// Whether the weights come packed, once for all calls.
+template <class P>
+inline constexpr bool prepacked = false;
+
 template <class T>
 struct Plain {
   using Number = T;

@@ -59,6 +59,7 @@ Schedule ScheduleStorage::view() const {
           idle_.data(),
           int64_t(idle_.size()),
           max_rows_,
+          int64_t(batch_.size()),
           resets_};
 }
 

@@ -45,24 +45,19 @@ struct Backward {
 
   Backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads)
       : cell(cell), args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
-        capacity(chunk_capacity()), units(H, lanes<T>, widest_panel), inputs(I, lanes<T>, widest_panel),
-        threads(threads) {}
-
-  // Entries in a chunk: enough to make up for reading and writing the weights' gradients once a chunk.
-  int64_t chunk_capacity() const {
-    const int64_t wanted = larger(256, smaller(1024, smaller(H, I)));
-    return larger(args.schedule.max_rows, smaller(wanted, args.schedule.entries));
-  }
+        capacity(chunk_entries(args.sizes, args.schedule)), units(H, lanes<T>, widest_panel),
+        inputs(I, lanes<T>, widest_panel), threads(threads) {}
 
   size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
+    // First, because another segment finds these where they are, with however many threads.
+    ds = memory.take<T>(cell.states * args.sizes.B * padded);
+    ds_initial = memory.take<T>(cell.states * args.sizes.B * padded);
+    bias = memory.take<T>(sums() * padded);
     h_packs = memory.take<Number>(h_pack_size() * pack_copies(h_pack_size() * sizeof(Number), threads));
     x_packs = memory.take<Number>(x_pack_size() * pack_copies(x_pack_size() * sizeof(Number), threads));
     x_panels = memory.take<Number>(P::length(capacity) * inputs.vectors * lanes<T>);
     h_panels = memory.take<Number>(P::length(capacity) * units.vectors * lanes<T>);
-    ds = memory.take<T>(cell.states * args.sizes.B * padded);
-    ds_initial = memory.take<T>(cell.states * args.sizes.B * padded);
-    bias = memory.take<T>(sums() * padded);
     params = memory.take<T>(cell.params * padded);
     dg.column_blocks = ceil_div(H, column_block<T>);
     dg.pitch = plane_pitch(capacity);
@@ -125,7 +120,7 @@ struct Backward {
           pack_copies(x_pack_size() * sizeof(Number), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
           x_rows, inputs, x_weights(thread));
     const Range mine = part(B, thread, threads);
-    for (int s = 0; s < cell.states; s++)
+    for (int s = 0; !args.resumed && s < cell.states; s++)
       for (int64_t b = mine.begin; b < mine.end; b++) {
         copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
         copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
@@ -134,10 +129,10 @@ struct Backward {
       for (int64_t b = mine.begin; b < mine.end; b++)
         dropout_factors(args.regularization, 0, b, padded, factors + b * padded);
     const Range bias_part = part(sums() * padded, thread, threads);
-    for (int64_t i = bias_part.begin; i < bias_part.end; i++) bias[i] = 0;
+    for (int64_t i = bias_part.begin; !args.resumed && i < bias_part.end; i++) bias[i] = 0;
     pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
                 padded, params);
-    if (args.dx.data && !args.dx_accumulate)
+    if (args.dx.data && !args.dx_accumulate && !args.resumed)
       clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
   }
 
@@ -374,7 +369,7 @@ struct Backward {
       barriers[0].wait(threads);  // the last chunk's products are done with dG; the packs are complete
       if (thread < grid.threads()) sweep(thread, begin, end);
       barriers[0].wait(threads);
-      products(thread, begin, end, end == schedule.steps);
+      products(thread, begin, end, end == schedule.steps && !args.resumed);
       barriers[0].wait(threads);
       if (stopped()) return;
       end = begin;
@@ -382,6 +377,7 @@ struct Backward {
   }
 
   void finish() const {
+    if (args.unfinished) return;
     const int64_t B = args.sizes.B;
     for (int s = 0; s < cell.states; s++)
       for (int64_t b = 0; b < B; b++) {
@@ -396,7 +392,7 @@ struct Backward {
     biases(args.dbias_hh, cell.from_h, cell.from_h_count);
     for (int i = 0; i < cell.params; i++)
       copy_row<T>(bias + (cell.slots + i) * padded, H, static_cast<T*>(args.dparams) + i * H, 0);
-    if (args.schedule.entries == 0) {
+    if (args.schedule.whole == 0) {
       copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_ih), cell.from_x_count * H * I);
       copy_row<T>(nullptr, 0, static_cast<T*>(args.dweight_hh), cell.from_h_count * H * H);
     }

@@ -73,7 +73,13 @@ PYRNN_FN void cut_at_resets(const Schedule& schedule, const int32_t* entries, in
 constexpr int64_t least_hoisted = 12, most_hoisted = 48;
 PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
   if (sizes.B > few_rows) return Sums::together;
-  return schedule.entries < least_hoisted ? Sums::apart : Sums::hoisted;
+  return schedule.whole < least_hoisted ? Sums::apart : Sums::hoisted;
+}
+
+// Entries in a chunk of the backward: enough to make up for reading and writing the weights' gradients once a chunk.
+inline int64_t chunk_entries(const Sizes& sizes, const Schedule& schedule) {
+  const int64_t wanted = larger(256, smaller(1024, smaller(sizes.H, sizes.I)));
+  return larger(schedule.max_rows, smaller(wanted, schedule.whole));
 }
 
 template <class T, class P>
@@ -117,7 +123,7 @@ struct Forward {
 
   size_t carve(void* base) {
     Carver memory{static_cast<char*>(base)};
-    const size_t bytes = layer.carve(nullptr);
+    const size_t bytes = prepacked<P> ? 0 : layer.carve(nullptr);
     packs = memory.take<char>(int64_t(bytes) * pack_copies(bytes, threads));
     barriers = memory.take<Barrier>(threads + 1);
     rows = memory.take_per_thread<StepRow<T>>(threads, args.schedule.max_rows);
@@ -142,12 +148,17 @@ struct Forward {
   // Packs this thread's share of the weights it will use, and returns them.
   PackedLayer<T, P> pack(int thread) const {
     PackedLayer<T, P> mine = layer;
-    const size_t bytes = mine.carve(nullptr);
-    const bool shared = pack_copies(bytes, grid.row_groups) == 1;
-    mine.carve(packs + (shared ? 0 : thread / grid.unit_groups * bytes));
-    mine.pack(args.weights, shared ? part(layer.blocks.count, thread, grid.threads())
-                                   : part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups));
-    return mine;
+    if constexpr (prepacked<P>) {
+      mine.carve(args.weights.packed);
+      return mine;
+    } else {
+      const size_t bytes = mine.carve(nullptr);
+      const bool shared = pack_copies(bytes, grid.row_groups) == 1;
+      mine.carve(packs + (shared ? 0 : thread / grid.unit_groups * bytes));
+      mine.pack(args.weights, shared ? part(layer.blocks.count, thread, grid.threads())
+                                     : part(layer.blocks.count, thread % grid.unit_groups, grid.unit_groups));
+      return mine;
+    }
   }
 
   void prepare(int thread) const {

@@ -1,12 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
-// A staged layer over a sequence, backward: the loop keeps the gradients of the slots and of the products, the weights'
-// come after it, as large products whose sums have one order for every number of threads.
+// A staged layer over a sequence, backward, in chunks of steps: the loop keeps the gradients of the slots and of the
+// products, the weights' come after it, as large products whose sums have one order for every number of threads.
 #pragma once
 
 #include "staged_forward.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
+
+// Entries in a chunk.
+inline int64_t staged_chunk_entries(const Schedule& schedule) {
+  return larger(schedule.max_rows, smaller(1024, schedule.whole));
+}
 
 template <class T>
 struct StagedBackward : StagedRows<T> {
@@ -15,6 +20,9 @@ struct StagedBackward : StagedRows<T> {
       Rows::early, Rows::late, Rows::reads;
   const BackwardArgs& args;
   int threads, planes, products;
+  int64_t capacity;
+  int64_t chunk_first = 0, chunk_count = 0;  // its entries; arrays of entries below begin with the first
+  bool add = false;  // the weights' gradients to those of the chunks after it
 
   PackedMatrix<T> to_x[max_blocks], to_h[max_blocks], project;
   T* params;  // (params, padded)
@@ -32,17 +40,19 @@ struct StagedBackward : StagedRows<T> {
 
   StagedBackward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args, int threads)
       : Rows(cell, reading, args.sizes, args.weights, args.variation, args.regularization), args(args),
-        threads(threads), planes(cell.slots + cell.params), products(cell.from_x_count + cell.from_h_count) {}
+        threads(threads), planes(cell.slots + cell.params), products(cell.from_x_count + cell.from_h_count),
+        capacity(staged_chunk_entries(args.schedule)) {}
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
-    const int64_t all = args.schedule.entries, B = args.sizes.B;
+    const int64_t all = capacity, B = args.sizes.B;
+    // First, because another segment finds these where they are.
+    ds = carver.take<T>(cell.states * B * padded);
+    ds_initial = carver.take<T>(cell.states * B * padded);
     for (int i = 0; i < cell.from_x_count; i++) to_x[i].carve(carver, H, I);
     for (int i = 0; i < cell.from_h_count; i++) to_h[i].carve(carver, H, P);
     if (projected) project.carve(carver, P, H);
     params = carver.take<T>(cell.params * padded);
-    ds = carver.take<T>(cell.states * B * padded);
-    ds_initial = carver.take<T>(cell.states * B * padded);
     da = carver.take<T>(all * planes * padded);
     if (norm) dproducts = carver.take<T>(all * products * padded);
     if (has_dropout(args.regularization)) {
@@ -66,20 +76,24 @@ struct StagedBackward : StagedRows<T> {
   }
 
   PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
-  PYRNN_FN T* da_row(int64_t e, int plane) const { return da + (e * planes + plane) * padded; }
+  PYRNN_FN T* da_row(int64_t e, int plane) const { return da + ((e - chunk_first) * planes + plane) * padded; }
   PYRNN_FN const T* state_row(int64_t row) const {
     return static_cast<const T*>(args.states) + row * cell.states * padded;
   }
   PYRNN_FN const T* gates_row(int64_t e) const { return static_cast<const T*>(args.gates) + e * this->kept() * padded; }
   PYRNN_FN const T* x_row(int64_t e) const { return element<T>(args.x, args.schedule.time[e], args.schedule.batch[e]); }
-  PYRNN_FN const T* h_row(int64_t e) const { return h_seen ? h_seen + e * padded : state_row(args.schedule.source[e]); }
+  PYRNN_FN const T* h_row(int64_t e) const { return h_seen ? seen_row(e) : state_row(args.schedule.source[e]); }
+  PYRNN_FN T* seen_row(int64_t e) const { return h_seen + (e - chunk_first) * padded; }
+  PYRNN_FN T* read_row(int64_t e) const { return read + (e - chunk_first) * reads * padded; }
+  PYRNN_FN T* projected_row(int64_t e) const { return dprojected + (e - chunk_first) * padded; }
 
   // Gradients of the products, and the distance between two entries of one.
   PYRNN_FN T* dx_product(int64_t e, int i) const {
-    return norm ? dproducts + (e * products + i) * padded : da_row(e, cell.from_x[i]);
+    return norm ? dproducts + ((e - chunk_first) * products + i) * padded : da_row(e, cell.from_x[i]);
   }
   PYRNN_FN T* dh_product(int64_t e, int i) const {
-    return norm ? dproducts + (e * products + cell.from_x_count + i) * padded : da_row(e, cell.from_h[i]);
+    return norm ? dproducts + ((e - chunk_first) * products + cell.from_x_count + i) * padded
+                : da_row(e, cell.from_h[i]);
   }
   PYRNN_FN int64_t product_stride() const { return (norm ? products : planes) * padded; }
 
@@ -102,14 +116,14 @@ struct StagedBackward : StagedRows<T> {
                 padded, params);
     const Range mine = part(B, thread, threads);
     for (int64_t b = mine.begin; b < mine.end; b++) {
-      for (int s = 0; s < cell.states; s++) {
+      for (int s = 0; !args.resumed && s < cell.states; s++) {
         copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, this->width(s), ds_row(s, b),
                     padded);
         copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
       }
       if (factors) dropout_factors(args.regularization, 0, b, padded, factors + b * padded);
     }
-    if (args.dx.data && !args.dx_accumulate)
+    if (args.dx.data && !args.dx_accumulate && !args.resumed)
       clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
   }
 
@@ -155,10 +169,10 @@ struct StagedBackward : StagedRows<T> {
     if (projected) {
       for (int64_t n = 0; n < count; n++) {
         const T *dh = ds_row(0, batch(n)), *dy = zoned ? nullptr : dy_of(n);
-        for (int64_t u = 0; u < P; u++) dprojected[entry[n] * padded + u] = dy ? dh[u] + dy[u] : dh[u];
+        for (int64_t u = 0; u < P; u++) projected_row(entry[n])[u] = dy ? dh[u] + dy[u] : dh[u];
       }
       project.multiply(
-          count, [&](int64_t n) { return static_cast<const T*>(dprojected + entry[n] * padded); },
+          count, [&](int64_t n) { return static_cast<const T*>(projected_row(entry[n])); },
           [&](int64_t n) { return ds_row(0, batch(n)); }, false);
     }
     for (int64_t n = 0; n < count; n++) {
@@ -168,8 +182,8 @@ struct StagedBackward : StagedRows<T> {
       if (apart) {
         for (int64_t u = 0; dy && u < H; u++) ds_row(0, b)[u] += dy[u];
         dy = nullptr;
-        this->decompose(gates + this->apart_at(), ds_row(0, b), ds_row(1, b), dnormed ? dnormed + e * padded : nullptr,
-                        scratch[thread]);
+        this->decompose(gates + this->apart_at(), ds_row(0, b), ds_row(1, b),
+                        dnormed ? dnormed + (e - chunk_first) * padded : nullptr, scratch[thread]);
       }
       if (afresh && !dropped) varied.mask = fresh[thread] + n * padded;
       cell.backward(
@@ -177,9 +191,9 @@ struct StagedBackward : StagedRows<T> {
       if (zoned)
         for (int s = 0; s < cell.states; s++)
           for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past(n)[s * padded + u];
-      if (dropped) multiplied(state, factor(n), padded, h_seen + e * padded);
+      if (dropped) multiplied(state, factor(n), padded, seen_row(e));
       if (!late) continue;
-      T* out = read + e * reads * padded;
+      T* out = read_row(e);
       reading.read_saved(units, gates, state, out);
       for (int k = 0; dropped && k < reads; k++, out += padded) multiplied(out, factor(n), padded, out);
       back_through_norm(e, cell.from_h, early, early + late, dh_product(e, early), gates + this->normalised_h(),
@@ -225,32 +239,33 @@ struct StagedBackward : StagedRows<T> {
   // Every gradient of weights is a few pieces, a block of columns each; does the one of that number, and leaves the
   // number less that of all pieces.
   void weights(int64_t& piece, int thread) const {
-    const auto sums_of = [&](int64_t count, const T* left, int64_t stride, int64_t columns, T* out, const auto& row) {
+    const auto sums_of = [&](int64_t rows, const T* left, int64_t stride, int64_t columns, T* out, const auto& row) {
       const int64_t blocks = column_blocks<T>(columns);
       if (piece >= 0 && piece < blocks)
         weighted_sums<T>(
-            count, args.schedule.entries, [&](int64_t m) { return left + m; }, stride, row, nullptr, columns,
-            {piece, piece + 1}, panel[thread], out, columns);
+            rows, chunk_count, [&](int64_t m) { return left + m; }, stride,
+            [&](int64_t k) { return row(chunk_first + k); }, nullptr, columns, {piece, piece + 1}, panel[thread], out,
+            columns, add);
       piece -= blocks;
     };
     const auto sums = [&](const T* left, int64_t columns, void* out, int i, const auto& row) {
       sums_of(H, left, product_stride(), columns, static_cast<T*>(out) + i * H * columns, row);
     };
     for (int i = 0; i < cell.from_x_count; i++)
-      sums(dx_product(0, i), I, args.dweight_ih, i, [&](int64_t e) { return x_row(e); });
+      sums(dx_product(chunk_first, i), I, args.dweight_ih, i, [&](int64_t e) { return x_row(e); });
     for (int i = 0; i < early + late; i++)
-      sums(dh_product(0, i), P, args.dweight_hh, i,
-           [&](int64_t e) { return i < early ? h_row(e) : read + (e * reads + this->read_of(i)) * padded; });
+      sums(dh_product(chunk_first, i), P, args.dweight_hh, i,
+           [&](int64_t e) { return i < early ? h_row(e) : read_row(e) + this->read_of(i) * padded; });
     if (projected)
       sums_of(P, dprojected, padded, H, static_cast<T*>(args.dweight_hr),
               [&](int64_t e) { return gates_row(e) + this->unprojected(); });
   }
 
-  // out[u] = Σ_e a(e)[u], or Σ_e a(e)[u]·b(e)[u], this thread's units.
+  // out[u] (+)= Σ_e a(e)[u], or Σ_e a(e)[u]·b(e)[u], this thread's units.
   template <class A, class B>
   PYRNN_FN void unit_sums(Range mine, T* out, const A& a, const B& b) const {
-    for (int64_t u = mine.begin; out && u < mine.end; u++) out[u] = 0;
-    for (int64_t e = 0; out && e < args.schedule.entries; e++) {
+    for (int64_t u = mine.begin; out && !add && u < mine.end; u++) out[u] = 0;
+    for (int64_t e = chunk_first; out && e < chunk_first + chunk_count; e++) {
       const T *left = a(e), *right = b(e);
       for (int64_t u = mine.begin; u < mine.end; u++) out[u] += right ? left[u] * right[u] : left[u];
     }
@@ -272,7 +287,7 @@ struct StagedBackward : StagedRows<T> {
     }
     for (int i = 0; i < cell.params; i++) unit_sums(mine, at(args.dparams, i), slot(cell.slots + i), none);
     if (!dnormed) return;
-    const auto of_c = [&](int64_t e) { return static_cast<const T*>(dnormed + e * padded); };
+    const auto of_c = [&](int64_t e) { return static_cast<const T*>(dnormed + (e - chunk_first) * padded); };
     unit_sums(mine, at(args.dnorm_c, 0), of_c, kept_at(this->apart_at() + 2 * padded));
     unit_sums(mine, at(args.dbias_c, 0), of_c, none);
   }
@@ -281,15 +296,33 @@ struct StagedBackward : StagedRows<T> {
     prepare(thread);
     barrier->wait(threads);
     const Range sequences = sequences_of_group(args.schedule, args.sizes.B, {threads, 1}, thread);
-    for (int64_t i = args.schedule.steps - 1; i >= 0 && !stopped(); i--) step(thread, i, sequences);
+    const int64_t* offset = args.schedule.offset;
+    StagedBackward chunk = *this;
+    int64_t end = args.schedule.steps;
+    do {
+      int64_t begin = end ? end - 1 : 0;
+      while (begin > 0 && offset[end] - offset[begin - 1] <= capacity) begin--;
+      chunk.chunk_first = offset[begin];
+      chunk.chunk_count = offset[end] - chunk.chunk_first;
+      chunk.add = args.resumed || end < args.schedule.steps;
+      for (int64_t i = end - 1; i >= begin && !stopped(); i--) chunk.step(thread, i, sequences);
+      chunk.products_of_chunk(thread);
+      end = begin;
+    } while (end > 0);
+  }
+
+  void products_of_chunk(int thread) const {
+    if (thread == 0) queue.reset();
     barrier->wait(threads);
     vectors(thread);
     int64_t none = -1;
     weights(none, thread);
     queue.run(thread, -1 - none, [&](int64_t piece) { weights(piece, thread); });
+    barrier->wait(threads);
   }
 
   void finish() const {
+    if (args.unfinished) return;
     const int64_t B = args.sizes.B;
     if (ordered) this->order(args.weights, args.dweight_hh, {0, H}, {0, H}, static_cast<T*>(args.dweight_hh));
     for (int s = 0; s < cell.states; s++)
@@ -314,7 +347,6 @@ void staged_backward(const CellFunctions<T>& cell, const ReadFunctions<T>& readi
   Call call(cell, reading, args, team.size());
   call.carve(args.workspace);
   *call.barrier = Barrier{};
-  call.queue.reset();
   team.run([](void* context, int thread, int) { static_cast<Call*>(context)->work(thread); }, &call);
   call.finish();
   note_call();

@@ -86,7 +86,7 @@ bool is_unpacked(const CellFunctions<T>& cell, const ForwardArgs& args) {
   if (has_zoneout(args.regularization) || has_dropout(args.regularization)) return false;
   const int64_t numbers = (cell.from_x_count * args.sizes.I + cell.from_h_count * args.sizes.H) * args.sizes.H;
   const bool more = vector_bytes == 64 || numbers * int64_t(sizeof(T)) >= large_weights;
-  return args.schedule.entries <= (more ? most_unpacked : few_unpacked);
+  return args.schedule.whole <= (more ? most_unpacked : few_unpacked);
 }
 
 // Which of a product's blocks of H rows adds into a slot; -1: none.

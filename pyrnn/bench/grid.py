@@ -32,11 +32,13 @@ class Compute(NamedTuple):
 
 #: Relative L2 errors against the float64 reference. float32: far more than its arithmetic has, because peers
 #: approximate the activations, and far less than any mistake makes. bfloat16 has 8 bits, peers keep states in
-#: it too, and a slope of ReLU taken on the wrong side of zero costs a gradient 9 % at a few dozen units. A
-#: new kind of weight is a line here, and its name in the `computes` of the peers that have it.
+#: it too, and a slope of ReLU taken on the wrong side of zero costs a gradient 9 % at a few dozen units.
+#: int8: 1/254 of the largest number of a row at the most, on both sides; it has no gradients. A new kind of
+#: weight is a line here, and its name in the `computes` of the peers that have it.
 COMPUTE = {
     "float32": Compute(None, 4, "float32", 1e-4, 3e-4),
     "bfloat16": Compute("bfloat16", 2, "bfloat16", 3e-2, 1.5e-1),
+    "int8": Compute(None, 1, "int8", 5e-2, 0.0),
 }
 
 #: T, B, I, H that peers were measured at first, and those in public use: language models on the Penn
@@ -85,7 +87,8 @@ class Case:
         Outputs alone; outputs and every gradient; one step a call, the state kept.
     form : {"plain", "bidirectional", "stacked", "lengths"}
         One layer in one direction; two directions; two layers; lengths drawn from 1 to T.
-    compute : {"float32", "bfloat16"}
+    compute : {"float32", "bfloat16", "int8"}
+        int8: the weights, and what they are multiplied with; inference and streams alone.
     """
 
     cell: str
@@ -185,6 +188,8 @@ def cases(
                     if mode != "stream" and "stream" in modes and shape[0] == 1:
                         continue
                     for compute in computes:
+                        if compute == "int8" and mode == "training":
+                            continue
                         sizes = (1, *shape[1:]) if mode == "stream" else shape
                         case = Case(cell, *sizes, mode, form, compute)
                         if case not in seen:

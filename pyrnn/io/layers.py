@@ -49,7 +49,7 @@ def load(path: str | os.PathLike[str]) -> Any:
 
     Returns
     -------
-    pyrnn.Recurrent, pyrnn.Cell, an attention or pyrnn.AttentionDecoder
+    pyrnn.Recurrent, pyrnn.Quantized, pyrnn.Cell, an attention or pyrnn.AttentionDecoder
         As saved; the sizes are those of the tensors.
 
     Raises
@@ -69,6 +69,7 @@ def load(path: str | os.PathLike[str]) -> Any:
     """
     # Late, because the layers call this module to save themselves.
     from pyrnn.decoders import restore
+    from pyrnn.quantized import Quantized
 
     tensors, metadata = load_safetensors(path)
     try:
@@ -77,6 +78,8 @@ def load(path: str | os.PathLike[str]) -> Any:
     except (KeyError, TypeError, ValueError):
         raise no_layer(path) from None
     try:
+        if name == "Quantized":
+            return Quantized(config, tensors)
         dtypes = {a.dtype for a in tensors.values()}
         if len(dtypes) > 1:
             raise ValueError(f"expected parameters of one dtype, got {', '.join(sorted(map(str, dtypes)))}")

@@ -6,7 +6,7 @@ Here x is (T, B, I), y (T, B, H), states S arrays (B, H); slots and what is save
 projection (Sak et al. 2014) h has P numbers, and zeros after them in here.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -75,13 +75,15 @@ def forward(
     variation: Any = None,
     norm_c: Array | None = None,
     bias_c: Array | None = None,
+    checkpoint: bool = False,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
-    With compute_dtype="bfloat16" the products round both sides, here and in the backward.
+    With compute_dtype="bfloat16" the products round both sides, here and in the backward; with "int8" those
+    of the forward, row by row. `checkpoint` changes nothing: the reference keeps everything.
     """
     kind: Any = registry[cell]
-    rounded = bfloat16 if compute_dtype else np.asarray
+    rounded = ROUNDED[compute_dtype]
     (T, B, _), early = x.shape, len(kind.from_h) - getattr(kind, "late", 0)
     if weight_hh is None:
         weight_hh = np.zeros((0, len(weight_ih) // len(kind.from_x)), x.dtype)
@@ -291,6 +293,16 @@ def bfloat16(a: Array) -> Array:
     bits = np.ascontiguousarray(a, np.float32).view(np.uint32)
     rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).view(np.float32)
     return np.where(np.isnan(a), a, rounded)
+
+
+def int8(a: Array) -> Array:
+    """Every row's numbers to the nearest of 255 that are equally far apart, from -max |row| to max |row|."""
+    scale = np.abs(a).max(-1, keepdims=True) / 127
+    return np.asarray(np.rint(a / np.where(scale > 0, scale, 1)) * scale)
+
+
+#: What products do to both sides.
+ROUNDED: dict[str | None, Callable[[Array], Array]] = {None: np.asarray, "bfloat16": bfloat16, "int8": int8}
 
 
 def split(rows: Array, H: int) -> Array:

@@ -22,18 +22,20 @@ class Pyrnn(Peer):
 
     @classmethod
     def takes(cls, case: Case) -> bool:
-        """Everything."""
-        return True
+        """Everything but gradients of integers."""
+        return (case.compute, case.mode) != ("int8", "training")
 
     def __init__(self, problem: Problem, threads: int) -> None:
         super().__init__(problem, threads)
         pyrnn.set_num_threads(threads)
         case = self.case
-        self.layer = pyrnn.Recurrent(
+        self.layer: Any = pyrnn.Recurrent(
             case.cell, case.I, case.H, case.layers, bidirectional=case.directions == 2,
             compute_dtype=COMPUTE[case.compute].option, seed=0,
         )  # fmt: skip
         self.layer.load_state_dict(problem.params)
+        if case.compute == "int8":
+            self.layer = self.layer.quantize("int8")
         if case.mode == "stream":
             self.stream = self.layer.stream(batch_size=case.B)
             self.row = np.ascontiguousarray(problem.x[0])
