@@ -355,6 +355,7 @@ class Copy:
         isa = "neon" if os.uname().machine in ("aarch64", "arm64") else "v3"
         command = ["cmake", "-S", self.tree, "-B", self.build, "-G", "Ninja", f"-DPYRNN_ISAS={isa}"]
         command += [f"-DPython_EXECUTABLE={sys.executable}", f"-Dpybind11_DIR={pybind11_folder()}"]
+        command += ["-DPYRNN_JAX=OFF", "-DPYRNN_CUDA=OFF"]
         run(command)
         run(["cmake", "--build", self.build])
         shutil.rmtree(self.site, ignore_errors=True)
