@@ -26,7 +26,7 @@ OPTIONS = {
 }
 MORE = {
     "LSTM": {"cell_norm": True, "cell_clip": 0.3, "learn_initial_state": True, "forget_bias": 1.0},
-    "GRU": {"activations": ["softsign", ("elu", 0.7)], "bidirectional": True, "merge": "sum"},
+    "GRU": {"activations": ("softsign", ("elu", 0.7)), "bidirectional": True, "merge": "sum"},
     "RNN": {
         "gate_clip": 0.4,
         "weight_dropout": 0.3,

@@ -154,14 +154,14 @@ def module_of(layer: Any) -> Any:
     """A recurrent module whose parameters are still to be loaded."""
     import torch
 
-    refuse(layer, "PyTorch", ("zoneout", "layer_norm", "proj_size", *Chosen._fields))
+    refuse(layer, "PyTorch", ("hidden_size", "zoneout", "layer_norm", "proj_size", *Chosen._fields))
     options: dict[str, Any] = layer._chosen.changed()
     for name, default in (("zoneout", 0.0), ("recurrent_dropout", 0.0), ("layer_norm", False)):
         if getattr(layer, name) != default:
             options[name] = getattr(layer, name)
     library: Any = torch.nn
     kind = CLASSES.get(layer.cell)
-    if kind is None or options:
+    if kind is None or options or layer._layout.ragged:
         import pyrnn.torch as library
         from pyrnn.torch.variants import cells_of
 

@@ -59,7 +59,8 @@ class Recurrent(torch.nn.RNNBase):
         mask: Any = None,
         resets: Any = None,
         reset_to: str = "zero",
-    ) -> tuple[Any, Any]:
+        return_states: bool = False,
+    ) -> tuple[Any, ...]:
         """The arguments and results of the layer of `torch.nn`, and the kernels' own.
 
         Parameters
@@ -73,19 +74,26 @@ class Recurrent(torch.nn.RNNBase):
             False in `mask` skips a step; True in `resets` restores the row's state before the step.
         reset_to : {"zero", "initial"}
             What a reset restores.
+        return_states : bool
+            Whether to return the states of every step, differentiable as the output is. With tensors of
+            float32 or float64 on the CPU.
 
         Returns
         -------
         output : tensor (T, B, H·directions) in the layout of the input, or PackedSequence
         hx : the state after each row's last valid step
+        states : with `return_states`
+            As hx without `states_batch_first`, the steps behind the first axis: (num_layers·directions, T, B,
+            H), or (num_layers·directions, B, T, H) with `batch_first`. Zero at skipped steps.
         """
         plain = lengths is None and mask is None and resets is None and reset_to == "zero"
         turn = self.states_batch_first
         if turn:
             hx = turned(hx)
-        result = None
+        result: Any = None
         if (
             plain
+            and not return_states
             and self._variant is None
             and type(input) in PLAIN
             and not torch.compiler.is_compiling()
@@ -94,15 +102,23 @@ class Recurrent(torch.nn.RNNBase):
         ):
             result = self._short(input, hx)
         if result is None:
-            result = self._long(input, hx, plain, lengths, mask, resets, reset_to)
-        return (result[0], turned(result[1])) if turn else result
+            result = self._long(input, hx, plain, lengths, mask, resets, reset_to, return_states)
+        return (result[0], turned(result[1]), *result[2:]) if turn else result
 
     def _long(
-        self, input: Any, hx: Any, plain: bool, lengths: Any, mask: Any, resets: Any, reset_to: str
-    ) -> tuple[Any, Any]:
+        self,
+        input: Any,
+        hx: Any,
+        plain: bool,
+        lengths: Any,
+        mask: Any,
+        resets: Any,
+        reset_to: str,
+        return_states: bool,
+    ) -> tuple[Any, ...]:
         """Any call."""
-        if self._variant is not None:
-            return variants.run(self, input, hx, lengths, mask, resets, reset_to)
+        if self._variant is not None or checks.flag("return_states", return_states):
+            return variants.run(self, input, hx, lengths, mask, resets, reset_to, return_states)
         if not torch.compiler.is_compiling():
             self._update_flat_weights()
         if isinstance(input, PackedSequence):
@@ -153,8 +169,10 @@ class Recurrent(torch.nn.RNNBase):
 
     def reset_parameters(self) -> None:
         """PyTorch's initial values; ones for gains, zeros for initial states, and the forget gate's bias."""
-        super().reset_parameters()
-        variants.reset(self)
+        if self._variant is None:
+            super().reset_parameters()
+        else:
+            variants.reset(self)
 
     def extra_repr(self) -> str:
         """PyTorch's words, and what is not PyTorch's."""

@@ -11,25 +11,10 @@ from torch import Tensor
 
 from pyrnn import stacking
 from pyrnn.functional import KERNELS
-from pyrnn.layout import Layout
 from pyrnn.torch import arrays
 from pyrnn.torch.arrays import DTYPES
-
-
-def layout_of(module: Any) -> Layout:
-    """Names and shapes of a layer's parameters."""
-    if module._variant is not None:
-        layout: Layout = module._variant.layout
-        return layout
-    return Layout(
-        KERNELS.specs[module._cell],
-        module.input_size,
-        module.hidden_size,
-        module.num_layers,
-        1 + module.bidirectional,
-        module.bias,
-        proj_size=module.proj_size,
-    )
+from pyrnn.torch.variants import described
+from pyrnn.torch.varying import flat, form_of, layers_of, nested
 
 
 @torch.no_grad()
@@ -41,9 +26,10 @@ def gates(module: Any, input: Tensor, hx: Any, layer: int, options: dict[str, An
         raise ValueError(f"layer: expected {-module.num_layers} to {module.num_layers - 1}, got {layer}")
     if not isinstance(input, Tensor):
         raise TypeError(f"input: expected a tensor, got {type(input).__name__}")
-    layout = layout_of(module)
+    known = layers_of(described(module)[0])
+    layout = known.layout
     weights = [getattr(module, name) for name in module._flat_weights_names]
-    states = [] if hx is None else list(hx) if module._tuple else [hx]
+    states = [] if hx is None else flat(hx)
     for a in (input, *states, *weights):
         if a.device.type != "cpu" or a.dtype not in DTYPES:
             raise NotImplementedError(
@@ -52,18 +38,16 @@ def gates(module: Any, input: Tensor, hx: Any, layer: int, options: dict[str, An
     flags: dict[str, Any] = {
         n: np.asarray(a) for n, a in options.items() if a is not None and n != "reset_to"
     }
-    given = tuple(arrays.view(s) for s in states)
-    variant = module._variant
     saved = stacking.forward(
         KERNELS,
         layout,
         DTYPES[weights[0].dtype],
         arrays.view(input),
-        None if hx is None else given if layout.spec.states > 1 else given[0],
+        nested(form_of(layout), [arrays.view(s) for s in states]) if states else None,
         dict(zip(layout.shapes, map(arrays.weight_view, weights), strict=True)),
         batch_first=module.batch_first,
-        zoneout=0.0 if variant is None else variant.zoneout,
-        **({} if variant is None else {"variation": variant.variation}),
+        zoneout=known.zoneout,
+        variation=known.variation,
         save=True,
         **flags,
         reset_to=options["reset_to"],

@@ -29,7 +29,8 @@ class LSTM(Recurrent, torch.nn.LSTM):
     Parameters
     ----------
     *args, **kwargs
-        Of `torch.nn.LSTM`.
+        Of `torch.nn.LSTM`. `hidden_size` may be a tuple of one for each layer; where they differ, each state
+        is a tuple with a tensor (directions, B, H) for each layer.
     cell : str
         A name in `pyrnn.cells()` with states (h, c): "lstm_peephole" and the other variants.
     layer_norm, zoneout, recurrent_dropout
@@ -73,9 +74,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("LSTM"), cell)
-        more: Any = variants.taken(kwargs)
+        args, more, units = variants.taken(args, kwargs)
         super().__init__(*args, **kwargs)
-        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more, units)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
 
     @property
@@ -109,9 +110,9 @@ class GRU(Recurrent, torch.nn.GRU):
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("GRU"), cell)
-        more: Any = variants.taken(kwargs)
+        args, more, units = variants.taken(args, kwargs)
         super().__init__(*args, **kwargs)
-        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more, units)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
 
     @property
@@ -145,13 +146,13 @@ class RNN(Recurrent, torch.nn.RNN):
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("RNN"), cell)
-        more: Any = variants.taken(kwargs)
+        args, more, units = variants.taken(args, kwargs)
         if cell is not None and len(args) < 4:
             kwargs.setdefault("nonlinearity", cell.rpartition("_")[2])
         super().__init__(*args, **kwargs)
         if cell is not None and not cell.endswith(self._cell):
             raise ValueError(f"cell: expected {self._cell!r} for this nonlinearity, got {cell!r}")
-        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more)
+        variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more, units)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
 
     @property

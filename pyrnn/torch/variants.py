@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cells and options that `torch.nn` does not have, in its layers: peepholes, zoneout, layer normalisation …
 
-One autograd function runs all layers and directions as `pyrnn.functional` does. First derivatives, eager: no
-operator is registered for it, so `torch.compile` leaves the graph there, and `torch.func` refuses it.
+`pyrnn.torch.varying` runs all layers and directions as `pyrnn.functional` does: first derivatives, eager and
+through `torch.compile` and `torch.export`; `torch.func` refuses them.
 """
 
 from __future__ import annotations
@@ -13,25 +13,41 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from pyrnn import checks, options, stacking
+from pyrnn import checks, options
 from pyrnn.functional import KERNELS
 from pyrnn.initial import forget_gates, periods
 from pyrnn.layout import Layout
-from pyrnn.torch import arrays
+from pyrnn.torch import eager, varying
 from pyrnn.torch.arrays import DTYPES
+from pyrnn.torch.reading import concrete
+from pyrnn.torch.varying import VARIED, Call, Varied, flat, form_of, nested
 
 
 class Variant(NamedTuple):
-    """What a layer is beside `torch.nn`'s: its parameters' names and shapes, and its options."""
+    """What a layer is beside `torch.nn`'s: its parameters' names and shapes, and its options.
+
+    Attributes
+    ----------
+    layout, zoneout, recurrent_dropout, chosen, variation
+        As in `pyrnn.Recurrent`.
+    text : str
+        All of it as the operators are told.
+    draws : bool
+        Whether masks are drawn in training, beside those of `dropout`.
+    form : tuple of int
+        Of the state, as `varying.form_of` has it.
+    """
 
     layout: Layout
     zoneout: float | tuple[float, ...]
     recurrent_dropout: float
     chosen: options.Chosen
     variation: options.Variation
+    text: str
+    draws: bool
+    form: tuple[int, int]
 
 
 def cells_of(name: str) -> tuple[str, ...]:
@@ -43,9 +59,22 @@ def cells_of(name: str) -> tuple[str, ...]:
     return tuple(cell for cell, spec in KERNELS.specs.items() if layer_of(cell, spec.states) == name)
 
 
-def taken(keywords: dict[str, Any]) -> dict[str, Any]:
-    """The options of `pyrnn.options.MoreOptions` among the arguments of a layer; PyTorch gets the rest."""
-    return {name: keywords.pop(name) for name in options.Chosen._fields if name in keywords}
+def taken(
+    args: tuple[Any, ...], keywords: dict[str, Any]
+) -> tuple[tuple[Any, ...], options.MoreOptions, int | tuple[int, ...] | None]:
+    """Arguments for PyTorch, the options of `pyrnn.options.MoreOptions` and sizes of layers of a constructor.
+
+    Of layers of different sizes PyTorch is told the largest.
+    """
+    more: Any = {name: keywords.pop(name) for name in options.Chosen._fields if name in keywords}
+    sizes = args[1] if len(args) > 1 else keywords.get("hidden_size")
+    if not isinstance(sizes, tuple | list):
+        return args, more, None
+    units: Any = options.units(sizes, args[2] if len(args) > 2 else keywords.get("num_layers", 1))
+    if len(args) > 1:
+        return (args[0], max(units), *args[2:]), more, units
+    keywords["hidden_size"] = max(units)
+    return args, more, units
 
 
 def vary(
@@ -55,15 +84,19 @@ def vary(
     zoneout: float | tuple[float, ...],
     recurrent_dropout: float,
     more: options.MoreOptions,
+    units: Any,
 ) -> None:
     """Give a layer of `torch.nn` another cell or options, where it asks for some; it gets new parameters."""
     plain = cell in (None, layer._cell) and layer_norm is False and zoneout == 0 and recurrent_dropout == 0
     chosen = options.chosen(more)
+    if units is not None and len(set(units)) > 1:
+        layer.hidden_size, plain = units, False
     if plain and not chosen.changed():
         return
     spec = KERNELS.specs[cell or layer._cell]
-    checks.rates("zoneout", zoneout, spec.states)
+    rates = checks.rates("zoneout", zoneout, spec.states)
     checks.probability("recurrent_dropout", recurrent_dropout)
+    least = min(units) if units else layer.hidden_size
     layout = Layout(
         spec,
         layer.input_size,
@@ -72,7 +105,7 @@ def vary(
         1 + layer.bidirectional,
         layer.bias,
         layer_norm=checks.flag("layer_norm", layer_norm),
-        proj_size=checks.projection(layer.proj_size, spec, layer.hidden_size),
+        proj_size=checks.projection(layer.proj_size, spec, least),
         cell_norm=chosen.cell_norm,
         learned=chosen.learn_initial_state,
         merge=options.merged(chosen.merge, 1 + layer.bidirectional),
@@ -92,27 +125,36 @@ def vary(
     ]
     for weights, states in zip(layer._all_weights, layout.initial, strict=False):
         weights += [name for name, _ in states]
-    layer._variant = Variant(layout, zoneout, recurrent_dropout, chosen, variation)
+    text = varying.written(layout, rates, recurrent_dropout, variation)
+    draws = bool(recurrent_dropout or any(rates) or chosen.weight_dropout)
+    layer._variant = Variant(
+        layout, zoneout, recurrent_dropout, chosen, variation, text, draws, form_of(layout)
+    )
     layer.reset_parameters()
 
 
 @torch.no_grad()
 def reset(layer: Any) -> None:
-    """What PyTorch's initial values leave to do: gains are ones, initial states zeros, and periods."""
+    """Initial values: PyTorch's, but gains are ones, initial states zeros, and periods."""
+    variant = layer._variant
+    layout = variant.layout
+    each = zip(layout.passes, layout.extras, np.repeat(layout.units, layout.directions), strict=True)
+    units = {name: int(H) for names, more, H in each for name, _ in (*names, *more.values())}
     for name, parameter in layer.named_parameters(recurse=False):
         if name.startswith("weight_ln"):
             parameter.fill_(1.0)
         elif name.startswith("bias_ln") or name[0] not in "wb":
             parameter.fill_(0.0)
         elif name.startswith("weight_period"):
-            parameter.copy_(torch.from_numpy(periods(layer.hidden_size)))
-    variant = layer._variant
-    if variant is None or variant.chosen.forget_bias is None:
+            parameter.copy_(torch.from_numpy(periods(units[name])))
+        else:
+            parameter.uniform_(-(units[name] ** -0.5), units[name] ** -0.5)
+    if variant.chosen.forget_bias is None:
         return
-    H = layer.hidden_size
-    for names in variant.layout.passes:
-        gates = forget_gates(variant.layout)
+    gates = forget_gates(layout)
+    for names in layout.passes:
         for (name, _), places, value in zip(names[2:], gates, (variant.chosen.forget_bias, 0.0), strict=True):
+            H = units[name]
             for place in places:
                 getattr(layer, name)[place * H : place * H + H] = value
 
@@ -132,85 +174,93 @@ def words(layer: Any, text: str) -> str:
     return ", ".join([text, *(f"{name}={value!r}" for name, value in more.items() if value)])
 
 
-@torch.compiler.disable
+@torch.compiler.assume_constant_result
+def plain_text(cell: str, I: int, H: int, L: int, D: int, bias: bool, proj_size: int) -> str:  # noqa: E741
+    """A layer of `torch.nn` as the operators are told of it."""
+    layout = Layout(KERNELS.specs[cell], I, H, L, D, bias, proj_size=proj_size)
+    return varying.written(layout, [0.0] * layout.spec.states, 0.0, options.PLAIN)
+
+
+def described(layer: Any) -> tuple[str, bool, tuple[int, int]]:
+    """What the operators are told of a layer, whether it draws masks, and the form of its state."""
+    variant = layer._variant
+    if variant is not None:
+        return variant.text, variant.draws, variant.form
+    text = plain_text(
+        layer._cell,
+        layer.input_size,
+        layer.hidden_size,
+        layer.num_layers,
+        1 + layer.bidirectional,
+        layer.bias,
+        layer.proj_size,
+    )
+    return text, False, (1 + layer._tuple, 0)
+
+
 def run(
-    layer: Any, input: Any, hx: Any, lengths: Any, mask: Any, resets: Any, reset_to: str
-) -> tuple[Any, Any]:
-    """A call of a layer that was varied, with the arguments of its `forward`."""
+    layer: Any,
+    input: Any,
+    hx: Any,
+    lengths: Any,
+    mask: Any,
+    resets: Any,
+    reset_to: str,
+    return_states: bool = False,
+) -> tuple[Any, ...]:
+    """A call of a layer that was varied, or is asked for its states, with the arguments of its `forward`."""
+    checks.choice("reset_to", reset_to, ("zero", "initial"))
     if isinstance(input, PackedSequence):
         if not (lengths is None and mask is None and resets is None and reset_to == "zero"):
             raise ValueError("lengths, mask, resets: expected None beside a PackedSequence, got some")
+        if return_states:
+            raise ValueError("return_states: expected False beside a PackedSequence, got True")
         x, steps = pad_packed_sequence(input, layer.batch_first)
         y, final = run(layer, x, hx, steps, None, None, "zero")
         packed = pack_padded_sequence(y, steps, layer.batch_first, enforce_sorted=False)
         if input.sorted_indices is not None:
             return packed, final
         return PackedSequence(packed.data, packed.batch_sizes), final
-    variant, weights = layer._variant, [getattr(layer, name) for name in layer._flat_weights_names]
-    states = [] if hx is None else list(hx) if layer._tuple else [hx]
-    for a in (input, *states, *weights):
+    text, draws, form = described(layer)
+    weights = [getattr(layer, name) for name in layer._flat_weights_names]
+    states, expected = [] if hx is None else flat(hx), form[0] * max(form[1], 1)
+    check(layer.cell, (input, *states, *weights))
+    if hx is not None and (len(states) != expected or isinstance(hx, Tensor) != (form == (1, 0))):
+        raise ValueError(f"hx: expected {expected} tensors, got {len(states)} in a {type(hx).__name__}")
+    call = Call(
+        text,
+        layer.batch_first,
+        layer.training,
+        float(layer.dropout),
+        torch.randint(2**63 - 1, ()) if layer.training and (draws or layer.dropout) else None,
+        None if lengths is None else torch.as_tensor(lengths),
+        None if mask is None else torch.as_tensor(mask),
+        None if resets is None else torch.as_tensor(resets),
+        reset_to == "initial",
+        return_states,
+    )
+    if by_operator(input, states, weights):
+        *results, _ = VARIED(input, states, weights, *call, torch.is_grad_enabled())
+    else:
+        save = torch.is_grad_enabled() and eager.any_requires_grad(input, states, weights)
+        results = Varied.apply(call, save, len(states), input, *states, *weights)
+    y, *rest = results
+    groups = [rest[:expected], rest[expected:]] if return_states else [rest]
+    return y, *(nested(form, group) for group in groups)
+
+
+def check(cell: str, tensors: Sequence[Any]) -> None:
+    """NotImplementedError for what only PyTorch's own layers could take."""
+    for a in tensors:
         if not isinstance(a, Tensor) or a.device.type != "cpu" or a.dtype not in DTYPES:
             what = f"{a.dtype} on {a.device}" if isinstance(a, Tensor) else type(a).__name__
-            raise NotImplementedError(
-                f"{layer.cell}: expected float32 or float64 tensors on the CPU, got {what}"
-            )
-    drawn = layer.dropout or variant.recurrent_dropout or np.any(variant.zoneout)
-    drawn = drawn or variant.chosen.weight_dropout
-    seed = int(torch.randint(2**63 - 1, ())) if layer.training and drawn else 0
-    given = {
-        "lengths": None if lengths is None else np.asarray(lengths),
-        "mask": None if mask is None else np.asarray(mask),
-        "resets": None if resets is None else np.asarray(resets),
-        "reset_to": reset_to,
-        "batch_first": layer.batch_first,
-        "dropout": layer.dropout,
-        "zoneout": variant.zoneout,
-        "recurrent_dropout": variant.recurrent_dropout,
-        "training": layer.training,
-        "variation": variant.variation,
-        "rng": np.random.Generator(np.random.Philox(seed)),
-    }
-    y, *finals = Varied.apply(variant.layout, given, input, len(states), *states, *weights)
-    return y, tuple(finals) if layer._tuple else finals[0]
+            raise NotImplementedError(f"{cell}: expected float32 or float64 tensors on the CPU, got {what}")
 
 
-class Varied(torch.autograd.Function):
-    """All layers and directions by the kernels."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, layout: Layout, options: dict[str, Any], x: Tensor, count: int, *tensors: Tensor
-    ) -> tuple[Tensor, ...]:
-        """`tensors`: the states, if any, and the parameters in the order of the layout."""
-        states = tuple(arrays.view(s) for s in tensors[:count])
-        params = dict(zip(layout.shapes, map(arrays.weight_view, tensors[count:]), strict=True))
-        state: Any = None if not states else states if layout.spec.states > 1 else states[0]
-        save = any(ctx.needs_input_grad)
-        y, final, saved = stacking.forward(
-            KERNELS, layout, DTYPES[tensors[-1].dtype], arrays.view(x), state, params, save=save, **options
-        )
-        ctx.save_for_backward(x, *tensors)
-        ctx.set_materialize_grads(False)
-        ctx.kept = saved, count
-        finals = final if isinstance(final, tuple) else (final,)
-        return tuple(map(torch.from_numpy, (y, *finals)))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
-        """Gradients of x, the states and the parameters."""
-        tensors = ctx.saved_tensors  # refuses what was changed in place since
-        saved, count = ctx.kept
-        dy, *dfinals = grads
-        dstate: Any = None
-        if any(d is not None for d in dfinals):
-            like = next(d for d in dfinals if d is not None)
-            given: Sequence[Any] = [arrays.view(torch.zeros_like(like) if d is None else d) for d in dfinals]
-            dstate = tuple(given) if len(given) > 1 else given[0]
-        found = stacking.backward(saved, None if dy is None else arrays.view(dy), dstate)
-        states = found.state if isinstance(found.state, tuple) else (found.state,)
-        every = (found.x, *states[:count], *found.params.values())
-        wanted = ctx.needs_input_grad[2:3] + ctx.needs_input_grad[4:]
-        dx, *rest = (torch.from_numpy(a) if w else None for a, w in zip(every, wanted, strict=True))
-        assert len(rest) == len(tensors) - 1
-        return None, None, dx, None, *rest
+def by_operator(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
+    """Whether something else than autograd watches the call; `torch.func` is refused by the function."""
+    if torch.compiler.is_compiling():
+        return True
+    if eager.transforms() or eager.forward_mode():
+        return False
+    return not eager.unwatched() or not concrete(x, states, weights)
