@@ -165,8 +165,6 @@ def test_errors() -> None:
         pyrnn.io.to_torch(pyrnn.LocationAttention(3, 5, 7))
     with pytest.raises(ValueError, match="reverse: expected False, which PyTorch has, got True"):
         pyrnn.io.to_torch(pyrnn.LSTM(3, 5, reverse=True))
-    with pytest.raises(ValueError, match=r"hidden_size: expected one for all layers.* got \(5, 4\)"):
-        pyrnn.io.to_torch(pyrnn.LSTM(3, (5, 4), 2))
 
 
 def test_torch_is_imported_only_when_it_is_needed() -> None:
