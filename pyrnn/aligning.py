@@ -227,9 +227,12 @@ class Aligner(Stored):
         Memory
             Holds what the key's parameters are now: precompute again when they have changed.
         """
+        key = self._sized("key", key, self.key_size, "Dk")
+        if lengths is not None:
+            lengths = checks.lengths_of(lengths, key.shape[-2], key.shape[0], False, "lengths", "Tk")
         return attending.precompute(
             self._backend,
-            self._sized("key", key, self.key_size, "Dk"),
+            key,
             value,
             score=self._arguments(training=False)["score"],
             params=self._params(),

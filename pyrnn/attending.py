@@ -359,7 +359,7 @@ def precompute(
         if weight.ndim != 2 or weight.shape[1] < least or (least == Dk and weight.shape[1] > Dk):
             raise ValueError(f"{name}: expected shape {axes} with Dk = {Dk}, got {weight.shape}")
         matrix = checks.plain_array(name, weight, dtype)[:, weight.shape[1] - Dk :]
-    rows = scoring.project(key.reshape(-1, Tk, Dk), matrix, backend.multiply)
+    rows = scoring.project(key.reshape(int(np.prod(outer)), Tk, Dk), matrix, backend.multiply)
     return Memory(score, key, value, key_lengths, rows, weight)
 
 

@@ -242,7 +242,7 @@ def generator(name: str, value: Any) -> None:
         raise TypeError(f"{name}: expected a numpy.random.Generator, got {type(value).__name__}")
 
 
-def integer(name: str, value: Any, least: int) -> int:
+def integer(name: str, value: Any, least: float) -> int:
     """An integer of at least `least`; bools are not integers here."""
     if isinstance(value, bool | np.bool_):
         raise TypeError(f"{name}: expected an integer, got bool")
@@ -286,7 +286,7 @@ def seed(name: str, value: Any) -> int | None:
 def float_dtype(dtype: Any) -> np.dtype[Any]:
     """float32 or float64."""
     try:
-        checked: np.dtype[Any] = np.dtype(dtype)
+        checked: np.dtype[Any] = np.dtype(dtype if dtype is not None else "none")  # NumPy's None is float64
     except TypeError:
         raise TypeError(f"dtype: expected float32 or float64, got {dtype!r}") from None
     if checked not in FLOATS:

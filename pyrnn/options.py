@@ -260,4 +260,8 @@ def chosen(given: MoreOptions) -> Chosen:
     checks.flag("cell_norm", options.cell_norm)
     if options.forget_bias is not None:
         checks.finite("forget_bias", options.forget_bias)
-    return options
+    activations = options.activations
+    if isinstance(activations, list | tuple):
+        # As a file gives them back, and out of the caller's reach.
+        activations = tuple(tuple(a) if isinstance(a, list) else a for a in activations)
+    return options._replace(activations=activations)

@@ -335,7 +335,7 @@ class Recurrent(Described):
         from pyrnn.reference.cells import registry
 
         checks.on_cpu(self.device)
-        if not -self.num_layers <= layer < self.num_layers:
+        if not -self.num_layers <= checks.integer("layer", layer, -np.inf) < self.num_layers:
             raise ValueError(f"layer: expected {-self.num_layers} to {self.num_layers - 1}, got {layer}")
         saved = self.forward(
             x, state, lengths=lengths, mask=mask, resets=resets, reset_to=reset_to, training=False

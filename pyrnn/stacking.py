@@ -205,6 +205,7 @@ def forward(
 
     Returns y, the state, the states if `return_states`, and a Saved when `save`, else None.
     """
+    training, batch_first = checks.flag("training", training), checks.flag("batch_first", batch_first)
     arrays = backend.arrays_of("x", x)
     weights = arrays.weights(layout, params, dtype)
     extras = arrays.extras(layout, params, dtype) if any(layout.extras) else layout.extras

@@ -49,31 +49,28 @@ class StagedStream:
     def step(self, x: Array, out: Array | None = None) -> Array:
         """One step: x (B, I), or (I,) when B is 1, to y of the same form."""
         if not isinstance(x, np.ndarray):
-            raise TypeError("x: expected a NumPy array")
-        return self.into(out, self.advance(x[None], "x", "")[0], "(B, H)")
+            raise TypeError(f"x: expected a NumPy array, got {type(x).__name__}")
+        return self.advance(x[None], "", out)
 
     def run(self, block: Array, out: Array | None = None) -> Array:
         """Steps: block (n, B, I) or (n, I) to (n, B, H) or (n, H)."""
-        return self.into(out, self.advance(block, "x", "n, "), "(n, B, H)")
+        return self.advance(block, "n, ", out)
 
-    def into(self, out: Array | None, y: Array, axes: str) -> Array:
-        """y, in `out` if given."""
-        if out is None:
-            return y
-        self.layer._backend.arrays.output(out, y.shape, axes, self.layer.dtype, [])
-        out[...] = y
-        return out
-
-    def advance(self, block: Array, name: str, steps: str) -> Array:
-        """The states by a block of steps."""
+    def advance(self, block: Array, steps: str, out: Array | None) -> Array:
+        """The states by a block of steps, or by its only one; y, in `out` if given."""
         layer, B = self.layer, self.batch_size
         plain = block.ndim == 2 and B == 1
         shape = (*block.shape[:1], *(() if plain else (B,)), layer.input_size)
         if block.shape != shape:
             without = " or without B" if B == 1 else ""
             raise ValueError(
-                f"{name}: expected shape ({steps}B, I) = ({steps}{B}, {layer.input_size}){without}, "
+                f"x: expected shape ({steps}B, I) = ({steps}{B}, {layer.input_size}){without}, "
                 f"got {block.shape if steps else block.shape[1:]}"
+            )
+        if out is not None:
+            wanted = (*shape[:-1], layer._layout.sizes[2])
+            layer._backend.arrays.output(
+                out, wanted if steps else wanted[1:], f"({steps}{'' if plain else 'B, '}H)", layer.dtype, []
             )
         x = block.reshape(len(block), B, layer.input_size)
         states = tuple(self.states)
@@ -89,7 +86,12 @@ class StagedStream:
             variation=layer._variation,
         )
         self.states = [final] if len(states) == 1 else list(final)
-        return cast(Array, y[:, 0] if plain else y)
+        y = y[:, 0] if plain else y
+        y = y if steps else y[0]
+        if out is None:
+            return cast(Array, y)
+        out[...] = y
+        return out
 
     def get_state(self) -> list[Any]:
         """One array (num_layers, B, H) for each state."""

@@ -230,7 +230,12 @@ class Stepping(Stored):
         projected = searching.projection(project, self.output_size, self.dtype)
         vocabulary = searching.vocabulary_of(embed, project)
         if not isinstance(memory, Memory):
-            memory = self.precompute(memory, memory_lengths)
+            key = checks.plain_array("memory", memory, self.dtype)
+            if memory_lengths is not None and key.ndim == 3:
+                memory_lengths = checks.lengths_of(
+                    memory_lengths, key.shape[1], key.shape[0], False, "memory_lengths", "Tk"
+                )
+            memory = self.precompute(key, memory_lengths)
         elif memory_lengths is not None:
             raise ValueError("memory_lengths: expected None beside a precomputed memory, got lengths")
         B = memory.key.shape[0]

@@ -212,3 +212,24 @@ def test_noise_needs_a_mask_that_fits():
         ValueError, match=r"^mask: expected shape \(B, Tq, Tk\) = \(2, 3, 6\), got \(2, 3, 4\)"
     ):
         attn.forward(q, k, mask=np.ones((2, 3, 4), bool))
+
+
+def test_a_memory_without_keys_and_wrong_lengths_of_one():
+    attn = pyrnn.BahdanauAttention(4, 4, 6, seed=0)
+    decoder = pyrnn.AttentionDecoder("gru", 3, 4, attn, seed=0)
+    query, keys = np.ones((2, 4), np.float32), np.ones((2, 5, 4), np.float32)
+    memory = attn.precompute(keys[:, :0])
+    assert not attn(query, memory).any()
+    assert decoder.step(query[:, :3], memory)[2].shape == (2, 0)
+    for wrong, error in (([9, 1], ValueError), ([1], ValueError), ([1.0, 2.0], TypeError)):
+        with pytest.raises(error, match=r"^lengths: expected"):
+            attn.precompute(keys, wrong)
+        with pytest.raises(error, match=r"^memory_lengths: expected"):
+            decoder.greedy(
+                0,
+                keys,
+                embed=np.ones((3, 3), np.float32),
+                project=np.ones((3, 8), np.float32),
+                max_steps=2,
+                memory_lengths=wrong,
+            )

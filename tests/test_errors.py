@@ -141,6 +141,8 @@ CALLS = [
         "weight_ih_l0: expected dtype float32 or float64, got float16",
     ),
     # dropout
+    (dict(batch_first=1), TypeError, "batch_first: expected a bool, got int"),
+    (dict(training="no"), TypeError, "training: expected a bool, got str"),
     (dict(dropout=1.5), ValueError, "dropout: expected a number from 0 to 1, got 1.5"),
     (dict(dropout=np.nan), ValueError, "dropout: expected a number from 0 to 1, got nan"),
     (dict(dropout="much"), TypeError, "dropout: expected a number, got str"),
@@ -244,6 +246,7 @@ LAYERS = [
     (dict(dropout=-0.1), ValueError, "dropout: expected a number from 0 to 1, got -0.1"),
     (dict(dropout=True), TypeError, "dropout: expected a number, got bool"),
     (dict(dtype="float16"), TypeError, "dtype: expected float32 or float64, got float16"),
+    (dict(dtype=None), TypeError, "dtype: expected float32 or float64, got None"),
     (dict(dtype="real"), TypeError, "dtype: expected float32 or float64, got 'real'"),
     (dict(seed=-1), ValueError, "seed: expected an integer of at least 0, got -1"),
     (dict(seed="s"), TypeError, "seed: expected an integer, got str"),

@@ -281,6 +281,7 @@ X, PARAMS = np.zeros((3, 2, 4)), pyrnn.GRU(4, 5, dtype="float64", seed=0).params
         (X, np.zeros((1, 3, 5)), PARAMS, {}, ValueError, "state: expected shape"),
         (X, None, PARAMS | {"bias_hh_l0": np.zeros(3)}, {}, ValueError, "bias_hh_l0: expected shape"),
         (X, None, PARAMS | {"bias": np.zeros(3)}, {}, ValueError, "got 'bias' in addition"),
+        (None, None, PARAMS, {}, TypeError, "x: expected an array, got NoneType"),
         (X, None, [1], {}, TypeError, "params: expected a dict of arrays, got list"),
         (X, None, PARAMS, {"lengths": [4, 0]}, ValueError, "lengths: expected 0 to T = 3, got 4 in row 0"),
         (X, None, PARAMS, {"lengths": [1.0, 2.0]}, TypeError, "lengths: expected integers"),

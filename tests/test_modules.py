@@ -167,6 +167,9 @@ def test_gates(cell):
     for bad in (2, -3):
         with pytest.raises(ValueError, match=f"^layer: expected -2 to 1, got {bad}"):
             layer.gates(p.x, layer=bad)
+    for kind in ("top", 1.0, None):
+        with pytest.raises(TypeError, match=r"^layer: expected an integer, got"):
+            layer.gates(p.x, layer=kind)
 
 
 def test_gates_are_those_of_the_equations():

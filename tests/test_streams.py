@@ -168,3 +168,16 @@ def test_a_block_into_an_array_that_is_given(options):
         layer.stream(2).run(x, out=np.empty((5, 2, 5), np.float32))
     with pytest.raises(TypeError, match=r"^out: expected"):
         layer.stream(2).run(x, out=np.empty((5, 2, 4)))
+
+
+@pytest.mark.parametrize("options", [{}, {"layer_norm": True}], ids=["plain", "stages"])
+def test_a_refused_output_leaves_the_state_alone(options):
+    stream = pyrnn.GRU(3, 4, seed=0, **options).stream(2)
+    x = np.ones((2, 3), np.float32)
+    stream.step(x)
+    before = stream.state
+    for wrong in (np.empty((2, 5), np.float32), np.empty((2, 4)), [0.0]):
+        for call, given in ((stream.step, x), (stream.run, x[None])):
+            with pytest.raises((TypeError, ValueError), match=r"^out: expected"):
+                call(given, out=wrong)
+    assert np.array_equal(stream.state, before)

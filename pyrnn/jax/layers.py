@@ -80,8 +80,8 @@ def sequence(
     Under `vmap` examples become rows of the batch where the parameters are shared; with parameters of their
     own, and in a gradient, they are run one after the other.
     """
-    x = jnp.asarray(x)
-    params = {name: jnp.asarray(a) for name, a in checked_names(params).items()}
+    x = array_of("x", x)
+    params = {name: array_of(name, a) for name, a in checked_names(params).items()}
     layout, dtype = checked_params(cell, params)
     inputs = layout.input_size
     if x.dtype != dtype:
@@ -177,6 +177,14 @@ def rnn(
     return sequence(
         "rnn_" + checks.choice("nonlinearity", nonlinearity, ("tanh", "relu")), x, state, params, **options
     )
+
+
+def array_of(name: str, a: Any) -> Array:
+    """An array of JAX, or TypeError."""
+    try:
+        return jnp.asarray(a)
+    except (TypeError, ValueError):
+        raise TypeError(f"{name}: expected an array, got {type(a).__name__}") from None
 
 
 def checked_names(params: Any) -> Mapping[str, Any]:
