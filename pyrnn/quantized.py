@@ -124,6 +124,10 @@ class Quantized:
         self.input_size, self.hidden_size = self._layout.input_size, self._layout.hidden_size
         self.num_layers, self.bidirectional = self._layout.num_layers, self._layout.directions == 2
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles are made of the parameters, and packed anew."""
+        return type(self), (self.config(), self.params)
+
     def _pack(self, k: int) -> _core.Quantized:
         """Pass k, packed."""
         ih, hh, *biases = (name for name, _ in self._layout.passes[k])

@@ -315,9 +315,8 @@ def forward(
     final = result(whole, unbatched)
     if saved is not None:
         saved.learned = learned
-    if not return_states:
-        return y, final, saved
-    return y, final, every_state(saved), saved if save else None
+    every = (every_state(saved),) if return_states else ()
+    return y, final, *every, saved if save else None
 
 
 def backward(

@@ -177,7 +177,7 @@ def test_wrong_memory_and_saved():
         attn(q, memory, key_lengths=[2, 3])
     with pytest.raises(ValueError, match=r"^value: expected None beside a memory"):
         attn(q, memory, k)
-    with pytest.raises(ValueError, match=r"^key_lengths: expected 0 to Tk = 6, got 7 in row 1"):
+    with pytest.raises(ValueError, match=r"^lengths: expected 0 to Tk = 6, got 7 in row 1"):
         attn.precompute(k, [2, 7])
     with pytest.raises(ValueError, match=r"^value: expected shape \(B, Tk, Dv\) = \(2, 6, Dv\), got"):
         attn.precompute(k, value=k[:, :2])

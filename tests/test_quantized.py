@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Layers with int8 weights: against a plain implementation of the same rounding, and all around them."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from problems import DISTINCT, FUSED, options
@@ -276,3 +279,12 @@ def test_the_kernels_check_them_too():
     ):
         with pytest.raises((TypeError, ValueError)):
             wrong()
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda a: pickle.loads(pickle.dumps(a))])
+def test_copies_and_pickles(copied):
+    small = pyrnn.GRU(5, 7, bidirectional=True, zoneout=0.1, seed=0).quantize("int8")
+    x = np.random.default_rng(0).normal(size=(4, 2, 5)).astype(np.float32)
+    again = copied(small)
+    assert np.array_equal(again(x)[0], small(x)[0])
+    assert again.config() == small.config() and repr(again) == repr(small)
