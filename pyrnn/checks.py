@@ -278,6 +278,13 @@ def flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
+def checkpointed(checkpoint: Any, return_states: bool) -> bool:
+    """Whether only a few steps are kept, which is not enough for the states of all."""
+    if flag("checkpoint", checkpoint) and return_states:
+        raise ValueError("checkpoint: expected False with return_states=True, got True")
+    return bool(checkpoint)
+
+
 def seed(name: str, value: Any) -> int | None:
     """None or a non-negative integer."""
     return None if value is None else integer(name, value, 0)

@@ -237,7 +237,7 @@ def forward(
         options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
     if compute_dtype is not None:
         options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
-    if checks.flag("checkpoint", checkpoint):
+    if checks.checkpointed(checkpoint, return_states):
         options["checkpoint"] = True
     checks.probability("dropout", dropout)  # also where it is not used
     checks.probability("recurrent_dropout", recurrent_dropout)

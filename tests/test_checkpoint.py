@@ -126,6 +126,8 @@ def test_errors():
     for look in (kept.saved, kept.states):
         with pytest.raises(ValueError, match="every step's values, got those of checkpoint=True"):
             look()
+    with pytest.raises(ValueError, match="checkpoint: expected False with return_states=True, got True"):
+        layer.forward(x, checkpoint=True, return_states=True)
     layer.device = "cuda:0"
     with pytest.raises(ValueError, match="checkpoint: expected False on device 'cuda:0', got True"):
         layer.forward(x, checkpoint=True)

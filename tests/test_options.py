@@ -33,6 +33,8 @@ CASES = {
     "weights": ("gru_reset_before", {}, {"weight_dropout": 0.4}),
     "step": ("lstm", {}, STEP),
     "step before": ("gru_reset_before", {}, STEP | {"zoneout": 0.2}),
+    "step fixed": ("indrnn_relu", {}, STEP),
+    "step stabilised": ("slstm", {}, STEP | {"zoneout": 0.3}),
     "candidate": ("lstm", {}, CANDIDATE),
     "candidate gru": ("gru", {}, CANDIDATE),
     "candidate coupled": ("lstm_coupled", {"layer_norm": True}, CANDIDATE | {"zoneout": (0.2, 0.4)}),

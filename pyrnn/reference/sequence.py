@@ -105,7 +105,8 @@ def forward(
     drops = "sequence" if variation is None else variation[3]
     masks = dropout_masks(regularization, drops != "sequence", T, B, H).astype(x.dtype)
     factors = np.ones((T, 1, 1), x.dtype) if drops == "candidate" else masks
-    if variation is not None:
+    varies = variation is not None and bool(getattr(kind, "roles", ""))  # else only the masks are others
+    if varies:
         dropped = drops == "candidate" and regularization is not None and regularization[2]
         candidates = (masks, 1 - regularization[1]) if dropped else (None, 1.0)
         kind = VariedCell(kind, variation, norm_c, bias_c, *candidates)
@@ -130,7 +131,7 @@ def forward(
             np.add.at(
                 a[t], list(kind.from_h[early:]), split(plus(rows, biases[1]), H)
             )  # a slot may come again
-        at = () if variation is None else (t,)
+        at = (t,) if varies else ()
         s_new, step_save = kind.forward(*at, a[t], s, p)
         s_new = np.stack(s_new)
         if weight_hr is not None:
