@@ -10,7 +10,7 @@
 namespace pyrnn {
 namespace cuda {
 
-constexpr uint32_t abi_version = 1;
+constexpr uint32_t abi_version = 2;
 
 // Numbers that arrays hold. Sums are float, or double for double.
 enum Number : int32_t { number_float32, number_float64, number_bfloat16, number_float16, number_count };

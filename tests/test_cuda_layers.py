@@ -220,9 +220,9 @@ extern "C" const Table* pyrnn_cuda_table(uint32_t) {
 @pytest.mark.parametrize(
     ("defines", "message"),
     [
-        ({"VERSION": 99}, "expected version 1 of the interface, got version 99"),
-        ({"GROWN": 8}, r"expected version 1 of the interface, got a table of \d+ bytes"),
-        ({"NOTHING": 1}, "expected version 1 of the interface, got a library of another version"),
+        ({"VERSION": 99}, "expected version 2 of the interface, got version 99"),
+        ({"GROWN": 8}, r"expected version 2 of the interface, got a table of \d+ bytes"),
+        ({"NOTHING": 1}, "expected version 2 of the interface, got a library of another version"),
         ({"STATUS": 1}, "cudaGetDeviceCount: no CUDA-capable device is detected"),
         ({}, "expected one of 0 CUDA devices, got 'cuda'"),
     ],
