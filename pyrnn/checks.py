@@ -109,13 +109,29 @@ def state_dict(layout: Named, state: Any) -> dict[str, Array]:
     if not isinstance(state, Mapping):
         raise TypeError(f"state: expected a dict of arrays, got {type(state).__name__}")
     check_names(layout, state)
-    arrays = {name: np.asarray(state[name]) for name in layout.shapes}
+    arrays = {name: array_of(name, state[name]) for name in layout.shapes}
     for name, a in arrays.items():
         if a.dtype.kind != "f":
             raise TypeError(f"{name}: expected floating-point numbers, got {a.dtype}")
         if a.shape != layout.shapes[name]:
             raise wrong_shape(name, layout.axes(name), layout.shapes[name], a.shape)
     return arrays
+
+
+def array_of(name: str, a: Any) -> Array:
+    """An array of what should be one, whatever its library says of it."""
+    try:
+        return np.asarray(a)
+    except (TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise TypeError(f"{name}: expected an array, got {type(a).__name__}: {reason}") from None
+
+
+def writable(params: Mapping[str, Any]) -> None:
+    """Refuse parameters that cannot be changed in place."""
+    for name, a in params.items():
+        if isinstance(a, np.ndarray) and not a.flags.writeable:
+            raise ValueError(f"{name}: expected a writable array, got a read-only one")
 
 
 def lengths_of(

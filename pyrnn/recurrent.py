@@ -371,6 +371,7 @@ class Recurrent(Described):
         """
         loaded = checks.state_dict(self._layout, state)
         self._backend.arrays.weights(self._layout, self.params, self.dtype)
+        checks.writable(self.params)
         for name, a in self._made(loaded).items():
             self.params[name][...] = a
 

@@ -46,6 +46,7 @@ class Stored:
         named, params = self._parameters()
         loaded = checks.state_dict(named, state)
         checks.named_arrays(named, params, self.dtype)
+        checks.writable(params)
         for name, a in loaded.items():
             params[name][...] = a
 

@@ -302,8 +302,13 @@ def test_load_state_dict():
             TypeError,
             "bias_hh_l0: expected floating-point numbers, got int64",
         ),
+        (state | {"bias_hh_l0": [[1.0], []]}, TypeError, "bias_hh_l0: expected an array, got list"),
     ]
     for value, error, message in bad:
         with pytest.raises(error, match="^" + re.escape(message)):
             layer.load_state_dict(value)
         assert all(np.array_equal(a, before[n]) for n, a in layer.params.items())
+    layer.params["bias_hh_l0"] = np.broadcast_to(np.float32(0), (12,))
+    with pytest.raises(ValueError, match=r"^bias_hh_l0: expected a writable array, got a read-only one"):
+        layer.load_state_dict({n: 0 * a for n, a in state.items()})
+    assert np.array_equal(layer.params["weight_ih_l0"], before["weight_ih_l0"])

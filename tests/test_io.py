@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from forged import ONE, file_of, loaded
 
+import pyrnn
 from pyrnn.io import load_safetensors, save_safetensors
 from pyrnn.io import safetensors as module
 
@@ -187,3 +188,10 @@ def test_not_a_file(tmp_path: Path) -> None:
     if os.path.exists("/dev/zero"):
         with pytest.raises(ValueError, match="regular file"):
             load_safetensors("/dev/zero")
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path):
+    path = tmp_path / "none" / "layer.safetensors"
+    with pytest.raises(FileNotFoundError) as error:
+        pyrnn.GRU(3, 4).save(path)
+    assert error.value.filename == str(path) and error.value.filename2 is None

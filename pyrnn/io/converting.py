@@ -138,7 +138,7 @@ def torch_tensors(path: str | os.PathLike[str]) -> dict[str, Array]:
     except OSError:
         raise
     except Exception as error:  # of a damaged file: pickle's, zipfile's, PyTorch's own
-        reason = str(error).split("\n", 1)[0][:200]
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise ValueError(f"{os.fspath(path)}: expected a state_dict of PyTorch: {reason}") from None
     for key in ("state_dict", "model_state_dict"):
         if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
@@ -158,7 +158,7 @@ def keras_model(path: str | os.PathLike[str]) -> Any:
     try:
         return keras.models.load_model(path, compile=False)
     except Exception as error:  # whatever a damaged archive raises in Keras
-        reason = str(error).split("\n", 1)[0][:200]
+        reason = str(error).split("\n", 1)[0][:200] or type(error).__name__
         raise ValueError(f"{os.fspath(path)}: expected a model that Keras saved: {reason}") from None
 
 

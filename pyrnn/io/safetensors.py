@@ -304,9 +304,11 @@ def write_atomically(path: str | os.PathLike[str], chunks: list[bytes | memoryvi
             file.flush()
             os.fsync(file.fileno())
         os.replace(beside, target)
-    except BaseException:
+    except BaseException as error:
         if os.path.lexists(beside):
             os.unlink(beside)
+        if isinstance(error, OSError) and error.filename == beside:  # a name that nobody asked for
+            raise OSError(error.errno, error.strerror, os.fspath(path)) from None
         raise
     if os.name == "posix":  # the new name itself must survive a power cut
         descriptor = os.open(folder, os.O_RDONLY)
