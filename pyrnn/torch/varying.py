@@ -133,7 +133,8 @@ def forward(
     """
     layout, zoneout, recurrent_dropout, variation = layers_of(call.layers)
     read = [arrays.view(x), *map(arrays.weight_view, weights)]
-    flags = {name: getattr(call, name) for name in ("lengths", "mask", "resets")}
+    given = {name: getattr(call, name) for name in ("lengths", "mask", "resets")}
+    flags: dict[str, Any] = {name: a if a is None else a.numpy(force=True) for name, a in given.items()}
     y, final, *states, saved = stacking.forward(
         KERNELS,
         layout,
@@ -141,7 +142,7 @@ def forward(
         read[0],
         nested(form_of(layout), [arrays.view(s) for s in state]) if state else None,
         dict(zip(layout.shapes, read[1:], strict=True)),
-        **{name: None if a is None else a.numpy(force=True) for name, a in flags.items()},
+        **flags,
         reset_to="initial" if call.reset_to_initial else "zero",
         batch_first=call.batch_first,
         dropout=call.dropout,
