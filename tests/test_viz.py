@@ -157,6 +157,10 @@ def test_learning_curves():
         (lambda: viz.alignment(np.ones((2, 3)), "ab"), "source: expected 3 names, got 2"),
         (lambda: viz.alignment(np.ones((2, 3)), target="abc"), "target: expected 2 names, got 3"),
         (lambda: viz.gates({}), "activations: expected at least one"),
+        (
+            lambda: viz.gates({"i": np.ones((2, 3)), "f": np.ones((3, 3))}),
+            r"\['f'\]: expected shape \(2, 3\)",
+        ),
         (lambda: viz.gates({"i": np.ones(3)}), r"activations\['i'\]: expected shape \(T, H\)"),
         (lambda: viz.gates({"i": np.ones((3, 1))}, axes=[]), "axes: expected one for each of 1 gates, got 0"),
         (lambda: viz.hidden_state(np.ones(3)), r"h: expected shape \(T, H\)"),

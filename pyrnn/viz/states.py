@@ -58,7 +58,13 @@ def gates(
     >>> [ax.get_ylabel() for ax in axes]
     ['i', 'f', 'g', 'o']
     """
-    arrays = {name: checked(f"activations[{name!r}]", a, "T", "H") for name, a in activations.items()}
+    if not isinstance(activations, Mapping):
+        raise TypeError(f"activations: expected a dict of arrays, got {type(activations).__name__}")
+    shape: tuple[str | int, ...] = ("T", "H")
+    arrays = {}
+    for name, a in activations.items():
+        arrays[name] = checked(f"activations[{name!r}]", a, *shape)
+        shape = arrays[name].shape
     if not arrays:
         raise ValueError("activations: expected at least one gate, got none")
     if axes is None:
