@@ -109,7 +109,8 @@ def sequence_forward(
         Where to write y; it must share no memory with what is read.
     compute_dtype : {None, "bfloat16"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
-        the weights; sums, states, outputs and gradients stay float32, which the arrays must be.
+        the weights; sums, states, outputs and gradients stay float32, which the arrays must be. Layers that
+        are normalised or projected, and cells of several products of h, stay float32 altogether.
     return_states : bool
         Whether the states after every step are returned, too.
     checkpoint : bool

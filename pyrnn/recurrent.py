@@ -60,7 +60,8 @@ class Recurrent(Described):
         step reads (Sak et al. 2014); `weight_hr_l0` (P, H). For cells with a state beside h; 0 is none.
     compute_dtype : {None, "bfloat16"}, on a CUDA device {None, "tf32"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
-        the weights; sums, states, outputs and gradients stay float32. "tf32": products of float32 in TF32.
+        the weights; sums, states, outputs and gradients stay float32. With `layer_norm` or `proj_size`, and
+        for cells of several products of h, everything stays float32. "tf32": products of float32 in TF32.
     dtype : {"float32", "float64"}, on a CUDA device also {"bfloat16", "float16"}
         Of the parameters and of everything computed.
     device : {"cpu", "cuda", "cuda:0", …}
