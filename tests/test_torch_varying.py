@@ -165,7 +165,7 @@ def test_registration(kind):
     layer = layer_of(kind)
     x, state = drawn(layer), [s.detach().clone() for s in flat(layer(drawn(layer))[1])]
     rest = [layer._variant.text, layer.batch_first, True, 0.0, torch.tensor(7), torch.tensor([5, 3])]
-    arguments = (x, state, list(layer.parameters()), *rest, None, None, True, True, True)
+    arguments = (x, state, list(layer.parameters()), *rest, None, None, True, True, False, True)
     checks = torch.library.opcheck(VARIED, arguments)
     assert set(checks.values()) == {"SUCCESS"} and len(checks) >= 4
 
@@ -180,13 +180,66 @@ def test_what_was_kept_is_computed_again():
         return torch.autograd.grad(call(x).sin().sum(), [x, *layer.parameters()])
 
     def elsewhere(x):
-        with torch.autograd.graph.save_on_cpu():
+        with torch.autograd.graph.saved_tensors_hooks(torch.clone, lambda a: a):
             return layer(x)[0]
 
     expected = grads(lambda x: layer(x)[0])
     again = grads(lambda x: checkpoint(lambda x: layer(x)[0], x, use_reentrant=False))
     for actual in (again, grads(elsewhere)):
         assert all(map(torch.equal, actual, expected))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_checkpoint_option(kind):
+    """The same values and gradients bit by bit, masks included."""
+    layer = layer_of(kind)
+    x, lengths, grads = drawn(layer, 9), [9, 4], []
+    for layer.checkpoint in (True, False):
+        torch.manual_seed(6)
+        y, _ = layer(x, lengths=lengths)
+        grads.append((y, *torch.autograd.grad(y.sin().sum(), [x, *layer.parameters()])))
+    assert all(map(torch.equal, *grads))
+    layer.checkpoint = True
+    assert "checkpoint=True" in repr(layer)
+    with torch.no_grad():
+        assert torch.equal(layer.eval()(x, return_states=True)[0], layer(x)[0])
+
+
+@quiet
+def test_checkpoint_option_of_any_call():
+    """What PyTorch's layers take, they take with the option; less is kept."""
+    torch.manual_seed(0)
+    plain, kept = (
+        pyrnn.torch.GRU(3, 16, batch_first=True),
+        pyrnn.torch.GRU(3, 16, batch_first=True, checkpoint=True),
+    )
+    kept.load_state_dict(plain.state_dict())
+    rows = [torch.randn(n, 3) for n in (40, 100)]
+    packed = torch.nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)
+    x, mask = torch.randn(2, 100, 3), torch.rand(2, 100) > 0.3
+    compiled = torch.compile(kept, fullgraph=True, backend="aot_eager")
+    for given, options in (
+        (packed, {}),
+        (rows[0], {}),
+        (x, {"mask": mask, "resets": ~mask}),
+        (x, {"mask": mask}),
+    ):
+        grads = []
+        for call in (plain, compiled if len(options) == 1 else kept):
+            y = call(given, **options)[0]
+            loss = (y.data if given is packed else y).square().sum()
+            grads.append(torch.autograd.grad(loss, list((plain if call is plain else kept).parameters())))
+        assert all(map(torch.equal, *grads))
+    saved = kept(x)[0].grad_fn.kept[0].passes[0]
+    kept.checkpoint = False
+    every = kept(x, return_states=True)[0].grad_fn.kept[0].passes[0]
+    assert saved.nbytes < every.nbytes / 3
+    kept.checkpoint = True
+    with torch.autocast("cpu"):
+        assert kept(x)[0].dtype == plain(x)[0].dtype
+    per_sample = torch.func.grad(lambda x: kept(x)[0].sum())(x)
+    torch.testing.assert_close(per_sample, torch.func.grad(lambda x: plain(x)[0].sum())(x))
+    assert kept.bfloat16()(x.bfloat16())[0].dtype == torch.bfloat16
 
 
 @quiet
@@ -197,17 +250,22 @@ def test_replaced():
     x = torch.randn(5, 2, 3)
     y, (h, c), (every_h, every_c) = copy.deepcopy(model["a"])(x, return_states=True)
     assert torch.equal(every_h[0], y) and torch.equal(every_c[:, -1], c) and torch.equal(h[0], y[-1])
+    model["a"].checkpoint = True
+    torch.testing.assert_close(model["a"](x)[0], y)
+    model["a"].checkpoint = False
     compiled = torch.compile(model["a"], fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(x, return_states=True), (y, (h, c), (every_h, every_c)))
 
 
 def test_refused():
     layer, x = layer_of("sizes"), torch.zeros(5, 2, 3, dtype=torch.float64)
+    sparing = pyrnn.torch.GRU(3, 4, dtype=torch.float64, checkpoint=True)
     half = pyrnn.torch.GRU(3, 4).half()
     packed = torch.nn.utils.rnn.pack_sequence([x[:, 0]])
     h = torch.zeros(4, 2, 5, dtype=torch.float64)
     for error, message, call in (
         (ValueError, "return_states: expected False beside a P", lambda: layer(packed, return_states=True)),
+        (ValueError, "return_states: expected False with che", lambda: sparing(x, return_states=True)),
         (TypeError, "return_states: expected a bool, got int", lambda: layer_of("plain")(x, return_states=1)),
         (ValueError, "hx: expected 4 tensors, got 2 in a tuple", lambda: layer(x, (h, h))),
         (ValueError, "hidden_size: expected num_layers = 1", lambda: pyrnn.torch.GRU(3, (4, 5))),

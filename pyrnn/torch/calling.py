@@ -44,6 +44,7 @@ class Recurrent(torch.nn.RNNBase):
     _views: Views | None = None
     _variant: variants.Variant | None = None  # what `torch.nn` does not have
     states_batch_first = False
+    checkpoint = False
 
     @property
     def _cell(self) -> str:
@@ -93,7 +94,7 @@ class Recurrent(torch.nn.RNNBase):
         result: Any = None
         if (
             plain
-            and not return_states
+            and not (return_states or self.checkpoint)
             and self._variant is None
             and type(input) in PLAIN
             and not torch.compiler.is_compiling()
@@ -305,6 +306,14 @@ class Recurrent(torch.nn.RNNBase):
         if states is None:
             B = x.shape[0 if batch_first else 1]
             states = [x.new_zeros((D * self.num_layers, B, n)) for n in self._widths()]
+        watched = eager.forward_mode() or (not torch.compiler.is_compiling() and eager.transforms())
+        if kernels and self.checkpoint and torch.is_grad_enabled() and not watched:
+            *given, to_initial = flags
+            given[1:] = [f.t() if batch_first and f is not None else f for f in given[1:]]
+            y, *finals = variants.computed(
+                self, x, states, weights, given, to_initial, batch_first=batch_first
+            )
+            return y, finals
         run: Callable[..., Sequence[Tensor]]
         if not kernels or eager.forward_mode():
             run = lambda k, x, s, w: formulas.sequence(x, s, w, cell, D, batch_first, *flags)  # noqa: E731

@@ -40,6 +40,9 @@ class LSTM(Recurrent, torch.nn.LSTM):
         As in `pyrnn.Recurrent`: `pyrnn.options.MoreOptions`.
     states_batch_first : bool
         Whether states are (B, num_layers·directions, H), given and returned.
+    checkpoint : bool
+        Whether calls for gradients keep the states of some steps alone, and compute the others again in the
+        backward; the attribute may be set at any time.
 
     Raises
     ------
@@ -71,6 +74,7 @@ class LSTM(Recurrent, torch.nn.LSTM):
         zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         states_batch_first: bool = False,
+        checkpoint: bool = False,
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("LSTM"), cell)
@@ -78,6 +82,7 @@ class LSTM(Recurrent, torch.nn.LSTM):
         super().__init__(*args, **kwargs)
         variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more, units)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
+        self.checkpoint = checks.flag("checkpoint", checkpoint)
 
     @property
     def _cell(self) -> str:
@@ -107,6 +112,7 @@ class GRU(Recurrent, torch.nn.GRU):
         zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         states_batch_first: bool = False,
+        checkpoint: bool = False,
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("GRU"), cell)
@@ -114,6 +120,7 @@ class GRU(Recurrent, torch.nn.GRU):
         super().__init__(*args, **kwargs)
         variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more, units)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
+        self.checkpoint = checks.flag("checkpoint", checkpoint)
 
     @property
     def _cell(self) -> str:
@@ -143,6 +150,7 @@ class RNN(Recurrent, torch.nn.RNN):
         zoneout: float | tuple[float, ...] = 0.0,
         recurrent_dropout: float = 0.0,
         states_batch_first: bool = False,
+        checkpoint: bool = False,
         **kwargs: Any,
     ) -> None:
         cell_option(variants.cells_of("RNN"), cell)
@@ -154,6 +162,7 @@ class RNN(Recurrent, torch.nn.RNN):
             raise ValueError(f"cell: expected {self._cell!r} for this nonlinearity, got {cell!r}")
         variants.vary(self, cell, layer_norm, zoneout, recurrent_dropout, more, units)
         self.states_batch_first = checks.flag("states_batch_first", states_batch_first)
+        self.checkpoint = checks.flag("checkpoint", checkpoint)
 
     @property
     def _cell(self) -> str:

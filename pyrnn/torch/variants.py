@@ -162,7 +162,7 @@ def reset(layer: Any) -> None:
 def words(layer: Any, text: str) -> str:
     """PyTorch's words for a layer, and what is not PyTorch's."""
     variant = layer._variant
-    more: dict[str, Any] = {"states_batch_first": layer.states_batch_first}
+    more: dict[str, Any] = {"states_batch_first": layer.states_batch_first, "checkpoint": layer.checkpoint}
     if variant is not None:
         more |= {
             "cell": layer.cell if layer.cell != layer._cell else None,
@@ -221,32 +221,54 @@ def run(
         if input.sorted_indices is not None:
             return packed, final
         return PackedSequence(packed.data, packed.batch_sizes), final
-    text, draws, form = described(layer)
+    form = described(layer)[2]
     weights = [getattr(layer, name) for name in layer._flat_weights_names]
     states, expected = [] if hx is None else flat(hx), form[0] * max(form[1], 1)
     check(layer.cell, (input, *states, *weights))
     if hx is not None and (len(states) != expected or isinstance(hx, Tensor) != (form == (1, 0))):
         raise ValueError(f"hx: expected {expected} tensors, got {len(states)} in a {type(hx).__name__}")
+    y, *rest = computed(
+        layer, input, states, weights, (lengths, mask, resets), reset_to == "initial", return_states
+    )
+    groups = [rest[:expected], rest[expected:]] if return_states else [rest]
+    return y, *(nested(form, group) for group in groups)
+
+
+def computed(
+    layer: Any,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    flags: Sequence[Any],
+    reset_to_initial: bool,
+    return_states: bool = False,
+    batch_first: bool | None = None,
+) -> Sequence[Tensor]:
+    """y, the final states and, if asked for, those of every step, from lengths, mask and resets as x lies."""
+    text, draws, _ = described(layer)
+    checkpoint = layer.checkpoint and torch.is_grad_enabled()
+    if checkpoint and return_states:
+        raise ValueError("return_states: expected False with checkpoint, which keeps some states alone")
+    lengths, mask, resets = flags
     call = Call(
         text,
-        layer.batch_first,
+        layer.batch_first if batch_first is None else batch_first,
         layer.training,
         float(layer.dropout),
         torch.randint(2**63 - 1, ()) if layer.training and (draws or layer.dropout) else None,
         None if lengths is None else torch.as_tensor(lengths),
         None if mask is None else torch.as_tensor(mask),
         None if resets is None else torch.as_tensor(resets),
-        reset_to == "initial",
+        reset_to_initial,
         return_states,
+        checkpoint,
     )
-    if by_operator(input, states, weights):
-        *results, _ = VARIED(input, states, weights, *call, torch.is_grad_enabled())
-    else:
-        save = torch.is_grad_enabled() and eager.any_requires_grad(input, states, weights)
-        results = Varied.apply(call, save, len(states), input, *states, *weights)
-    y, *rest = results
-    groups = [rest[:expected], rest[expected:]] if return_states else [rest]
-    return y, *(nested(form, group) for group in groups)
+    if by_operator(x, states, weights):
+        results: Sequence[Tensor] = VARIED(x, states, weights, *call, torch.is_grad_enabled())[:-1]
+        return results
+    save = torch.is_grad_enabled() and eager.any_requires_grad(x, states, weights)
+    results = Varied.apply(call, save, len(states), x, *states, *weights)
+    return results
 
 
 def check(cell: str, tensors: Sequence[Any]) -> None:

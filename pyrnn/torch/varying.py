@@ -23,13 +23,14 @@ from pyrnn.functional import KERNELS
 from pyrnn.layout import Array, Layout
 from pyrnn.options import Variation
 from pyrnn.states import built
-from pyrnn.torch import arrays
+from pyrnn.torch import arrays, eager
 from pyrnn.torch.arrays import DTYPES
 from pyrnn.torch.operators import HANDLES, LIBRARY, joined, keep, place, split
 
 ARGUMENTS = (
     "Tensor x, Tensor[] state, Tensor[] weights, str layers, bool batch_first, bool training, float dropout, "
-    "Tensor? seed, Tensor? lengths, Tensor? mask, Tensor? resets, bool reset_to_initial, bool return_states"
+    "Tensor? seed, Tensor? lengths, Tensor? mask, Tensor? resets, bool reset_to_initial, "
+    "bool return_states, bool checkpoint"
 )
 LIBRARY.define(f"varied({ARGUMENTS}, bool save) -> Tensor[]")
 LIBRARY.define(f"varied_backward(Tensor[] grads, Tensor handle, {ARGUMENTS}) -> Tensor[]")
@@ -51,6 +52,8 @@ class Call(NamedTuple):
     lengths, mask, resets : tensor, optional
         In the layout of x.
     reset_to_initial, return_states : bool
+    checkpoint : bool
+        Whether to keep some states alone, as `pyrnn.Recurrent.forward`.
     """
 
     layers: str
@@ -63,6 +66,7 @@ class Call(NamedTuple):
     resets: Tensor | None
     reset_to_initial: bool
     return_states: bool
+    checkpoint: bool
 
 
 class Layers(NamedTuple):
@@ -151,6 +155,7 @@ def forward(
         training=call.training,
         rng=np.random.Generator(np.random.Philox(0 if call.seed is None else int(call.seed))),
         save=save,
+        checkpoint=save and call.checkpoint,
         variation=variation,
         return_states=call.return_states,
     )
@@ -192,6 +197,8 @@ class Varied(torch.autograd.Function):
         """Gradients of x and `tensors`."""
         assert ctx.saved_tensors  # refuses what was changed in place since
         saved, shapes, given = ctx.kept
+        if not eager.keeps_graph():
+            ctx.kept = None  # as the saved tensors, freed by the first backward unless it is to be repeated
         every = backward(saved, [None if g is None else arrays.view(g) for g in grads], shapes, given)
         wanted = ctx.needs_input_grad[3:]
         return (
