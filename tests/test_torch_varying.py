@@ -3,6 +3,7 @@
 
 import copy
 import re
+import sys
 
 import numpy as np
 import pytest
@@ -29,6 +30,13 @@ LAYERS = {
         {"hidden_size": [2, 5], "num_layers": 2, "bidirectional": True, "merge": "sum", "batch_first": True},
     ),
 }
+
+
+@pytest.fixture(autouse=True)
+def _nothing_compiled_yet():
+    """TorchDynamo limits how often it compiles a function anew, which all layers share."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 def layer_of(kind, dtype=torch.float64):
