@@ -87,6 +87,8 @@ class Problem:
         self.cell, self.T = cell, T
         self.x, self.dy = normal(T, B, inputs), normal(T, B, H * directions)
         self.state = [normal(layers * directions, B, H) for _ in range(constants["states"])]
+        for k in sums_of_weights(cell):
+            self.state[k] = 1 + abs(self.state[k])
         self.dstate = [normal(layers * directions, B, H) for _ in range(constants["states"])]
         self.params = {
             name: (rng.uniform(-1, 1, shape) * H**-0.5).astype(np.float32)
@@ -120,6 +122,11 @@ class Problem:
             for k, s in enumerate(states if isinstance(states, tuple) else (states,)):
                 found[f"{label}[{k}]"] = s
         return found
+
+
+def sums_of_weights(cell: str) -> list[int]:
+    """The states that h is divided by, which are positive in every sequence: n of sLSTM."""
+    return [k for k, name in enumerate(functional.KERNELS.spec(cell).state_names) if name == "n"]
 
 
 def checks_of(cell: str) -> Iterator[Check]:
@@ -163,6 +170,8 @@ def transposition_error(cell: str, draws: int = 200) -> float:
     largest = 0.0
     for _ in range(draws):
         (a, s, p), direction = ([rng.normal(0, 2, n).tolist() for n in sizes] for _ in range(2))
+        for k in sums_of_weights(cell):
+            s[k] = 1 + abs(s[k])
         w = rng.normal(size=constants["states"])
         _, moved = _core.cell_jvp(cell, a, s, p, *direction)
         pulled = _core.cell_vjp(cell, a, s, p, w.tolist())

@@ -11,6 +11,7 @@ from tolerances import FLOAT64, max_error
 import pyrnn
 import pyrnn.reference
 from pyrnn import functional
+from pyrnn.diagnostics import checks_of
 from pyrnn.io import save_safetensors
 
 EVERY_CELL = pytest.mark.parametrize("cell", CELLS)
@@ -130,3 +131,7 @@ def test_errors():
         pyrnn.Cell("nonesuch", 3, 4)
     with pytest.raises(RuntimeError, match=r"^device: expected 'cpu', got 'cuda'"):
         pyrnn.LSTMCell(3, 4, device="cuda")
+
+
+def test_the_checks_of_a_machine_pass_for_the_cell_that_divides():
+    assert all(check.passed for check in checks_of("slstm"))
