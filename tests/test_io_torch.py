@@ -169,4 +169,4 @@ def test_errors() -> None:
 
 def test_torch_is_imported_only_when_it_is_needed() -> None:
     code = "import sys, pyrnn.io; sys.exit(any(m in sys.modules for m in ('torch', 'keras', 'onnx')))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-P", "-c", code], check=False).returncode == 0

@@ -403,5 +403,5 @@ def test_layout_of_the_interface(tmp_path):
 )
 def test_what_is_missing_is_named(module, message):
     code = f"import sys; sys.modules[{module!r}] = None; import pyrnn.jax"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1 and re.search(f"ImportError: {message}", ran.stderr)
