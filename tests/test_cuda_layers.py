@@ -231,7 +231,7 @@ extern "C" const Table* pyrnn_cuda_table(uint32_t) {
 def test_wrong_library(no_library, monkeypatch, tmp_path, defines, message):
     source = tmp_path / "stub.cpp"
     source.write_text(STUB, encoding="utf-8")
-    values = {"VERSION": 1, "GROWN": 0, "NOTHING": 0, "STATUS": 0} | defines
+    values = {"VERSION": "pyrnn::cuda::abi_version", "GROWN": 0, "NOTHING": 0, "STATUS": 0} | defines
     run(
         [compiler(), "-std=c++17", "-shared", "-fPIC", f"-I{CUDA.parent}", source, "-o", tmp_path / "stub.so"]
         + [f"-D{name}={value}" for name, value in values.items()]
