@@ -72,14 +72,27 @@ def test_float32(cell, kind, sizes, tier):
         assert l2_error(a, expected[name]) <= 2 * float32_bound(problem.T), name
 
 
+def rounded_to_tf32(a):
+    """The nearest numbers with ten bits of mantissa."""
+    bits = np.asarray(a, np.float32).view(np.uint32)
+    return ((bits + 0x1000) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
 @EVERY_CELL
 def test_tf32(cell):
-    """Ten bits of mantissa: worse than float32, and not much worse than that."""
+    """Ten bits of mantissa: worse than float32, and not much worse than that.
+
+    The reference reads x and weights rounded alike: sLSTM's gradients of n and m jump where its max changes
+    sides, which the rounding decides (of the reference itself it moves dx by 0.17, and y by 2e-4).
+    """
     problem = Problem(cell, 5, 9, 12, 20, dtype=np.float32)
+    found, exact = problem.run(emulation(precision="tf32")), problem.run(reference)
+    problem.x = rounded_to_tf32(problem.x)
+    problem.params = {n: rounded_to_tf32(a) if "weight" in n else a for n, a in problem.params.items()}
     expected = problem.run(reference)
-    for name, a in problem.run(emulation(precision="tf32")).items():
+    for name, a in found.items():
         assert l2_error(a, expected[name]) <= 4 * 2.0**-11, name
-    assert l2_error(problem.run(emulation(precision="tf32"))["y"], expected["y"]) > float32_bound(5)
+    assert l2_error(found["y"], exact["y"]) > float32_bound(5)
 
 
 @EVERY_CELL

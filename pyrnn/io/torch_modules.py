@@ -127,7 +127,7 @@ def to_torch(layer: Any) -> torch.nn.Module:
 
     Examples
     --------
-    >>> import pyrnn
+    >>> import pyrnn, pyrnn.torch
     >>> pyrnn.io.to_torch(pyrnn.GRU(3, 5, bidirectional=True))
     GRU(3, 5, bidirectional=True)
     """
