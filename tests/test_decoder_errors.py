@@ -328,7 +328,7 @@ SEARCHES = [
     (dict(max_steps=0), ValueError, "max_steps: expected an integer of at least 1, got 0"),
     (dict(beam_size=0), ValueError, "beam_size: expected an integer of at least 1, got 0"),
     (dict(length_penalty=-1), ValueError, "length_penalty: expected a finite number of at least 0, got -1"),
-    (dict(memory_lengths=[1, 7]), ValueError, "key_lengths: expected 0 to Tk = 6, got 7 in row 1"),
+    (dict(memory_lengths=[1, 7]), ValueError, "memory_lengths: expected 0 to Tk = 6, got 7 in row 1"),
     (dict(state=np.ones((2, 5))), ValueError, "state: expected shape (B, H) = (2, 4), got (2, 5)"),
 ]
 
