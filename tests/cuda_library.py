@@ -51,3 +51,29 @@ def build_emulation(folder, cuda=CUDA):
     library = folder / "libpyrnn_emulated.so"
     run([cxx, "-shared", *sorted(folder.glob("*.o")), "-o", library])
     return library
+
+
+STUB = """
+#include <string.h>
+#include "cuda/abi.h"
+using namespace pyrnn::cuda;
+static Table table;
+extern "C" const Table* pyrnn_cuda_table(uint32_t) {
+  table.size = sizeof(Table) + GROWN;
+  table.version = VERSION;
+  table.build = "a stub";
+  table.error = [] { return "cudaGetDeviceCount: no CUDA-capable device is detected"; };
+  table.device_count = [](int* count) { return *count = 0, STATUS; };
+  return NOTHING ? nullptr : &table;
+}
+"""
+
+
+def build_stub(folder, **defines):
+    """A library in `folder` that has the interface and no device, or what `defines` make of it."""
+    source, library = folder / "stub.cpp", folder / "stub.so"
+    source.write_text(STUB, encoding="utf-8")
+    values = {"VERSION": "pyrnn::cuda::abi_version", "GROWN": 0, "NOTHING": 0, "STATUS": 0} | defines
+    flags = [f"-D{name}={value}" for name, value in values.items()]
+    run([compiler(), "-std=c++17", "-shared", "-fPIC", f"-I{CUDA.parent}", source, "-o", library, *flags])
+    return library

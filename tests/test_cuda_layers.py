@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_library import CUDA, compiler, run
+from cuda_library import build_stub
 from problems import DISTINCT, FUSED, OPTIONS, Problem
 from tolerances import float32_bound, l2_error
 
@@ -201,22 +201,6 @@ def test_missing_file(no_library, monkeypatch, tmp_path):
     assert "cannot be used" in cuda.status()
 
 
-STUB = """
-#include <string.h>
-#include "cuda/abi.h"
-using namespace pyrnn::cuda;
-static Table table;
-extern "C" const Table* pyrnn_cuda_table(uint32_t) {
-  table.size = sizeof(Table) + GROWN;
-  table.version = VERSION;
-  table.build = "a stub";
-  table.error = [] { return "cudaGetDeviceCount: no CUDA-capable device is detected"; };
-  table.device_count = [](int* count) { return *count = 0, STATUS; };
-  return NOTHING ? nullptr : &table;
-}
-"""
-
-
 @pytest.mark.parametrize(
     ("defines", "message"),
     [
@@ -229,14 +213,7 @@ extern "C" const Table* pyrnn_cuda_table(uint32_t) {
     ids=["version", "size", "no table", "no driver", "no device"],
 )
 def test_wrong_library(no_library, monkeypatch, tmp_path, defines, message):
-    source = tmp_path / "stub.cpp"
-    source.write_text(STUB, encoding="utf-8")
-    values = {"VERSION": "pyrnn::cuda::abi_version", "GROWN": 0, "NOTHING": 0, "STATUS": 0} | defines
-    run(
-        [compiler(), "-std=c++17", "-shared", "-fPIC", f"-I{CUDA.parent}", source, "-o", tmp_path / "stub.so"]
-        + [f"-D{name}={value}" for name, value in values.items()]
-    )
-    monkeypatch.setenv("PYRNN_CUDA_LIBRARY", str(tmp_path / "stub.so"))
+    monkeypatch.setenv("PYRNN_CUDA_LIBRARY", str(build_stub(tmp_path, **defines)))
     with pytest.raises(RuntimeError, match="^device: .*" + message):
         pyrnn.LSTM(3, 4, device="cuda")
 

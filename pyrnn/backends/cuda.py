@@ -3,29 +3,43 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+import pyrnn
 from pyrnn import _core
 from pyrnn.backends.device import NUMBERS, DeviceArrays, installed_library, library_of
 from pyrnn.stacking import Backend
 
 LIBRARY = "libpyrnn_cuda.so"
-PACKAGE = "pyrnn_kernels_cuda13"
+#: The entry points of packages that bring a device's library: a function that gives its path.
+PACKAGES = "pyrnn.device_libraries"
 
 
 def library_path() -> str | None:
-    """Where the CUDA library is: PYRNN_CUDA_LIBRARY, beside this package, or in its own; None if nowhere."""
+    """Where the CUDA library is: PYRNN_CUDA_LIBRARY, beside this package, or in its own; None if nowhere.
+
+    Raises
+    ------
+    RuntimeError
+        The library's package has another version than this one.
+    """
     named = os.environ.get("PYRNN_CUDA_LIBRARY")
     if named:
         return named
-    folders = [Path(_core.__file__).parent]
-    package = importlib.util.find_spec(PACKAGE)
-    if package is not None:
-        folders += [Path(folder) for folder in package.submodule_search_locations or ()]
-    return next((str(folder / LIBRARY) for folder in folders if (folder / LIBRARY).exists()), None)
+    beside = Path(_core.__file__).with_name(LIBRARY)
+    if beside.exists():
+        return str(beside)
+    for package in entry_points(group=PACKAGES, name="cuda"):
+        if package.dist is not None and package.dist.version != pyrnn.__version__:
+            raise RuntimeError(
+                f"device: {package.dist.name}: expected version {pyrnn.__version__}, as of pyrnn-kernels, "
+                f"got {package.dist.version}"
+            )
+        return str(package.load()())
+    return None
 
 
 def open_library(device: str) -> int:
@@ -55,14 +69,15 @@ def open_library(device: str) -> int:
 
 def status() -> str:
     """The CUDA library and the devices it sees, in words, for `pyrnn info`."""
-    path = library_path()
-    if path is None:
-        return "not installed"
+    path = None
     try:
+        path = library_path()
+        if path is None:
+            return "not installed"
         build = _core.cuda_open(path)
         return f"{build}; devices: {', '.join(_core.cuda_devices()) or 'none'}"
     except RuntimeError as error:
-        return f"{path} cannot be used: {error}"
+        return f"{path or 'the installed library'} cannot be used: {error}"
 
 
 class Kept:
