@@ -203,9 +203,7 @@ def forward(
     if scale is not None:
         scale = checks.finite("scale", scale)
     factor = scale if scale is not None else Dq**-0.5 if score == "scaled_dot" else 1.0
-    lengths = np.full(B * heads, Tk)
-    if key_lengths is not None:
-        lengths = np.repeat(checks.lengths_of(key_lengths, Tk, B, False, "key_lengths", "Tk"), heads)
+    lengths = windows.lengths_of(rule, key_lengths, Tk, B, heads)
     flags, bias = windows.read_mask(mask, outer, Tq, Tk, single, dtype)
     if previous is not None:
         if not monotonic and score != "location":
@@ -232,7 +230,8 @@ def forward(
     if "bias_score" in arrays:
         start = np.zeros((B * heads, Tq, Tk), dtype) if bias is None else bias
         bias = start + arrays["bias_score"]
-    center = windows.center_of(arrays, query, lengths) if rule.centered else None
+    center = None if lengths is None or not rule.centered else windows.center_of(arrays, query, lengths)
+    at = None if center is None else center.at
     arguments = Arguments(
         scoring.SCORES[score],
         alignment,
@@ -240,11 +239,13 @@ def forward(
         scoring.project(key, weight_key, backend.multiply) if projected is None else projected,
         values,
         scoring.score_weight(arrays),
-        windows.bounds_of(rule, lengths, Tq, None if center is None else center.at),
+        windows.whole_rows(B * heads, Tq, Tk)
+        if lengths is None
+        else windows.bounds_of(rule, lengths, Tq, at),
         flags,
         bias,
         factor,
-        None if center is None else center.at,
+        at,
         rule.sigma,
         previous,
         coverage,

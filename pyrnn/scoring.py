@@ -9,6 +9,7 @@ and W [q; k] = W_q q + W_k k needs no concatenation.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -48,12 +49,29 @@ def shapes_of(
     """
     if not isinstance(params, Mapping):
         raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
+    A = F = W = P = 0
+    if SCORES[score] == "additive":
+        (A,) = extent(params, "weight_score", ("A",))
+    if score == "location":
+        F, W = extent(params, "weight_filter", ("F", "W"))
+        if W % 2 == 0:
+            raise ValueError(f"weight_filter: expected shape (F, W) with odd W, got {(F, W)}")
+    if centered:
+        (P,) = extent(params, "weight_position_score", ("P",))
+    return shapes_from(score, tuple(params), (query_size, key_size, A, F, W, P), monotonic, centered)
+
+
+@lru_cache(maxsize=64)
+def shapes_from(
+    score: str, names: tuple[str, ...], sizes: tuple[int, ...], monotonic: bool, centered: bool
+) -> Shapes:
+    """`shapes_of` the parameters of these names, for sizes Dq, Dk, A, F, W, P."""
+    query_size, key_size, A, F, W, P = sizes
     named: dict[str, tuple[tuple[int, ...], str]] = {}
     optional: dict[str, tuple[tuple[int, ...], str]] = {}
     if score == "general":
         named["weight"] = ((query_size, key_size), "(Dq, Dk)")
     if SCORES[score] == "additive":
-        (A,) = extent(params, "weight_score", ("A",))
         named["weight_score"] = ((A,), "(A,)")
         if score == "concat":
             named["weight"] = ((A, query_size + key_size), "(A, Dq + Dk)")
@@ -64,18 +82,14 @@ def shapes_of(
         optional["bias"] = ((A,), "(A,)")
         optional["weight_coverage"] = ((A,), "(A,)")
     if score == "location":
-        F, W = extent(params, "weight_filter", ("F", "W"))
-        if W % 2 == 0:
-            raise ValueError(f"weight_filter: expected shape (F, W) with odd W, got {(F, W)}")
         named["weight_filter"] = ((F, W), "(F, W)")
         named["weight_location"] = ((A, F), "(A, F)")
     if monotonic:
         optional["bias_score"] = ((), "()")
     if centered:
-        (P,) = extent(params, "weight_position_score", ("P",))
         named["weight_position"] = ((P, query_size), "(P, Dq)")
         named["weight_position_score"] = ((P,), "(P,)")
-    return Shapes(named | {name: shape for name, shape in optional.items() if name in params})
+    return Shapes(named | {name: shape for name, shape in optional.items() if name in names})
 
 
 def extent(params: Mapping[str, Any], name: str, axes: Sequence[str]) -> tuple[int, ...]:
@@ -93,6 +107,11 @@ def extent(params: Mapping[str, Any], name: str, axes: Sequence[str]) -> tuple[i
 
 def arrays_of(shapes: Shapes, params: Mapping[str, Any], dtype: np.dtype[Any]) -> dict[str, Array]:
     """The parameters, checked; a NumPy scalar is an array without axes."""
+    if len(params) == shapes.count and all(
+        type(a := params.get(name)) is np.ndarray and a.shape == shape and a.dtype == dtype and a.flags.carray
+        for name, shape in shapes.shapes.items()
+    ):
+        return dict(params)
     plain = {name: np.asarray(a) if isinstance(a, np.generic) else a for name, a in params.items()}
     return checks.named_arrays(shapes, plain, dtype)
 

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,8 +39,14 @@ class Center(NamedTuple):
     length: Array  # (B, 1): L
 
 
+#: Every query attends to all keys.
+ALL = Rule(False, None, None, False, 0)
+
+
 def rule_of(causal: Any, window: Any, local: Any, query_offset: Any) -> Rule:
     """The rule that these arguments of `attention_forward` make, checked."""
+    if causal is False and window is None and local is None and query_offset is ALL.offset:
+        return ALL
     causal, offset = checks.flag("causal", causal), checks.integer("query_offset", query_offset, 0)
     if offset > MOST:
         raise ValueError(f"query_offset: expected 0 to {MOST}, got {offset}")
@@ -58,6 +65,27 @@ def rule_of(causal: Any, window: Any, local: Any, query_offset: Any) -> Rule:
         raise ValueError(f"window: expected a number of keys or (left, right), got {len(window)} numbers")
     left, right = (min(checks.integer("window", side, 0), MOST) for side in window)
     return Rule(causal, left, right, False, offset)
+
+
+def lengths_of(rule: Rule, key_lengths: Any, Tk: int, B: int, heads: int) -> Array | None:
+    """The number of keys of every row, or None where every query attends to all Tk."""
+    if key_lengths is not None:
+        return np.repeat(checks.lengths_of(key_lengths, Tk, B, False, "key_lengths", "Tk"), heads)
+    return None if rule is ALL else np.full(B * heads, Tk)
+
+
+def whole_rows(rows: int, Tq: int, Tk: int) -> Array:
+    """The bounds of queries that attend to all keys, read-only; those of a few queries are made once."""
+    few: Callable[[int, int, int], Array] = kept_rows if rows * Tq <= 4096 else kept_rows.__wrapped__
+    return few(rows, Tq, Tk)
+
+
+@lru_cache(maxsize=16)
+def kept_rows(rows: int, Tq: int, Tk: int) -> Array:
+    """`whole_rows` of the last few sizes."""
+    bounds = bounds_of(ALL, np.full(rows, Tk), Tq, None)
+    bounds.flags.writeable = False
+    return bounds
 
 
 def bounds_of(rule: Rule, lengths: Array, Tq: int, center: Array | None) -> Array:
