@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 from decoder_problems import SCORES, DecoderProblem, part
-from problems import CELLS
+from problems import varied
 from tolerances import COMPLEX_STEP, FLOAT64, max_error
 
 from pyrnn import reference
@@ -37,10 +37,9 @@ def test_every_score(kind, query):
     check(DecoderProblem(kind, query=query, lengths=True))
 
 
-@pytest.mark.parametrize("query", ["current", "previous"])
-@pytest.mark.parametrize("input_feed", [True, False])
-@pytest.mark.parametrize("layer", [None, 5])
-@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize(
+    ("cell", "layer", "input_feed", "query"), varied((None, 5), (True, False), ("current", "previous"))
+)
 def test_every_cell(cell, layer, input_feed, query):
     check(DecoderProblem("additive", cell, layer=layer, input_feed=input_feed, query=query))
 
