@@ -414,7 +414,7 @@ class MonotonicAttention(Additive):
         noise: Array = self.rng.normal(scale=self.sigmoid_noise, size=shape).astype(self.dtype)
         if mask is None:
             return noise
-        mask = np.asarray(mask)
+        mask = checks.array_of("mask", mask)
         if mask.ndim == 3 and len(shape) == 4:
             mask = mask[:, None]  # one mask for all heads
         try:

@@ -130,6 +130,7 @@ class Aligner(Stored):
         ValueError, TypeError
             A shape, a value or a dtype is wrong; the message names it.
         """
+        checks.flag("return_weights", return_weights)
         context, weights, _ = attending.forward(
             self._backend,
             self._sized("query", query, self.query_size, "Dq"),
@@ -174,14 +175,15 @@ class Aligner(Stored):
         query = self._sized("query", query, self.query_size, "Dq")
         keys = key.key if isinstance(key, Memory) else self._sized("key", key, self.key_size, "Dk")
         rows = query.shape[:-1] if query.ndim > 2 else (query.shape[0], 1)
-        if mask is not None and query.ndim == np.ndim(mask) == 2:  # (B, Tk)
-            mask = np.asarray(mask)[:, None]
+        if mask is not None:
+            mask = checks.array_of("mask", mask)
+            mask = mask[:, None] if query.ndim == mask.ndim == 2 else mask  # (B, Tk)
         context, weights, saved = attending.forward(
             self._backend,
             query,
             key if isinstance(key, Memory) else keys,
             value,
-            mask=self.noisy(mask, (*rows, keys.shape[-2])) if training else mask,
+            mask=self.noisy(mask, (*rows, keys.shape[-2])) if checks.flag("training", training) else mask,
             key_lengths=key_lengths,
             causal=causal,
             query_offset=query_offset,

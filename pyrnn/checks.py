@@ -120,6 +120,8 @@ def state_dict(layout: Named, state: Any) -> dict[str, Array]:
 
 def array_of(name: str, a: Any) -> Array:
     """An array of what should be one, whatever its library says of it."""
+    if isinstance(a, np.ma.MaskedArray):
+        raise TypeError(f"{name}: expected a plain array, got a masked array")
     try:
         return np.asarray(a)
     except (TypeError, ValueError, RuntimeError) as error:
@@ -138,7 +140,7 @@ def lengths_of(
     lengths: Any, T: int, B: int, unbatched: bool, name: str = "lengths", axis: str = "T"
 ) -> Array:
     """Lengths as int64 (B,); integers of any kind, 0 ≤ length ≤ T."""
-    a = np.asarray(lengths)
+    a = array_of(name, lengths)
     if a.dtype.kind not in "iu" and not (a.size == 0 and isinstance(lengths, Sequence)):
         raise TypeError(f"{name}: expected integers, got {a.dtype}")
     if unbatched and a.shape == ():
@@ -153,7 +155,7 @@ def lengths_of(
 
 def flags_of(name: str, flags: Any, T: int, B: int, batch_first: bool, unbatched: bool) -> Array:
     """A mask or resets as bool (T, B), C-contiguous; given in the layout of x without its last axis."""
-    a = np.asarray(flags)
+    a = array_of(name, flags)
     if a.dtype != np.bool_:
         raise TypeError(f"{name}: expected dtype bool, got {a.dtype}")
     axes, shape = ("(T,)", (T,)) if unbatched else ("(B, T)", (B, T)) if batch_first else ("(T, B)", (T, B))
@@ -164,7 +166,7 @@ def flags_of(name: str, flags: Any, T: int, B: int, batch_first: bool, unbatched
 
 def rows_of(rows: Any, B: int) -> list[int]:
     """Indices of rows of a batch, 0 to B - 1."""
-    a = np.asarray(rows)
+    a = array_of("rows", rows)
     if a.dtype.kind not in "iu" and a.size:
         raise TypeError(f"rows: expected integers, got {a.dtype}")
     if a.ndim != 1:

@@ -234,7 +234,7 @@ class AttentionDecoder(Stepping):
         """
         x = checks.plain_array("x", x, self.dtype)
         key = memory.key if isinstance(memory, Memory) else checks.plain_array("memory", memory, self.dtype)
-        if training and x.ndim == key.ndim == 3:
+        if checks.flag("training", training) and x.ndim == key.ndim == 3:
             mask = self.attention.noisy(mask, (*x.shape[:2], key.shape[1]))
         outputs, final, weights, saved = self._run(
             x,

@@ -398,7 +398,7 @@ def contiguous(a: Array, dtype: np.dtype[Any]) -> Array:
 
 def mask_of(mask: Any, shape: tuple[int, ...]) -> Array:
     """A mask as a view of shape (B, Tq, Tk); its dtype is for the attention to check."""
-    a = np.asarray(mask)
+    a = checks.array_of("mask", mask)
     try:
         return np.broadcast_to(a, shape)
     except ValueError:

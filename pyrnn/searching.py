@@ -150,7 +150,7 @@ def projection(project: Any, output_size: int, dtype: np.dtype[Any]) -> Callable
         return lambda outputs: log_softmax(outputs @ matrix.T)
 
     def projected(outputs: Array) -> Array:
-        logits = np.asarray(project(outputs))
+        logits = checks.array_of("project", project(outputs))
         if logits.ndim != 2 or logits.shape[0] != len(outputs) or not logits.shape[1]:
             raise checks.wrong_shape("project", "(N, vocabulary)", (len(outputs), "vocabulary"), logits.shape)
         return log_softmax(logits)
@@ -168,7 +168,7 @@ def vocabulary_of(embed: Any, project: Any) -> int | None:
 
 def tokens_of(name: str, tokens: Any, B: int, vocabulary: int | None) -> Array:
     """One token for every row, int64 (B,), from as many or one; below `vocabulary` where it is known."""
-    a = np.asarray(tokens)
+    a = checks.array_of(name, tokens)
     if a.dtype.kind not in "iu":
         raise TypeError(f"{name}: expected integers, got {a.dtype}")
     if a.shape not in ((), (B,)):

@@ -138,7 +138,7 @@ def read_mask(
     """A bool mask, or the number a float mask adds to every score; each (B·heads, Tq, Tk) or None."""
     if mask is None:
         return None, None
-    a = np.asarray(mask)
+    a = checks.array_of("mask", mask)
     real = np.zeros(0, dtype).real.dtype
     if a.dtype != np.bool_ and a.dtype.newbyteorder("=") != real:
         raise TypeError(f"mask: expected dtype bool or {real}, got {a.dtype}")
@@ -179,7 +179,7 @@ def from_padding_mask(pad: Any) -> Array:
     >>> pyrnn.from_padding_mask([[False, False, True]])
     array([[[ True,  True, False]]])
     """
-    a = np.asarray(pad)
+    a = checks.array_of("pad", pad)
     if a.dtype != np.bool_:
         raise TypeError(f"pad: expected dtype bool, got {a.dtype}")
     if a.ndim != 2:

@@ -162,8 +162,21 @@ def test_wrong_calls(arguments, error, message):
             call(**({"query": q, "key": k} | arguments))
 
 
+def test_flags_of_the_objects():
+    attn, out = made("bahdanau"), np.full((B, TQ, DK), 7.0)
+    with pytest.raises(TypeError, match=r"^return_weights: expected a bool, got int"):
+        attn(q, k, return_weights=1, out=out)
+    with pytest.raises(TypeError, match=r"^training: expected a bool, got str"):
+        attn.forward(q, k, training="no", out=out)
+    assert (out == 7).all()
+    decoder = pyrnn.AttentionDecoder("gru", 3, DQ, attn, dtype="float64", seed=0)
+    with pytest.raises(TypeError, match=r"^training: expected a bool, got NoneType"):
+        decoder.forward(np.ones((B, TQ, 3)), k, training=None)
+
+
 def test_wrong_memory_and_saved():
     attn, other = made("bahdanau"), made("bahdanau")
+    other.params["weight_key"] += 1
     memory = attn.precompute(k, [2, 3])
     with pytest.raises(
         ValueError, match=r"^key: expected a memory made with the params given, got one of other"

@@ -145,6 +145,8 @@ CALLS = [
         ValueError,
         "mask: expected a shape that broadcasts to (B, Tk) = (2, 5), got (2, 4)",
     ),
+    (dict(mask=[[True], []]), TypeError, "mask: expected an array, got list: "),
+    (dict(mask=np.ma.ones((B, 1, Tk), bool)), TypeError, "mask: expected a plain array, got a masked array"),
     # what came before
     (
         dict(previous=zeros(B, Tk)),
@@ -326,7 +328,7 @@ def test_attention_backward(engine):
 @ENGINES
 def test_precompute(engine):
     memory = engine.precompute(key, value, score="additive", params=additive, key_lengths=[5, 2])
-    other = additive | {"weight_key": zeros(A, Dk)}
+    other = additive | {"weight_key": zeros(A, Dk) + 1}
     uses = [
         (dict(value=value), ValueError, "value: expected None beside a memory, which has its own, got one"),
         (
@@ -396,6 +398,8 @@ def test_from_padding_mask():
         pyrnn.from_padding_mask(np.ones((2, 3), int))
     with pytest.raises(ValueError, match=r"^pad: expected shape \(B, Tk\), got \(3,\)"):
         pyrnn.from_padding_mask([True, False, True])
+    with pytest.raises(TypeError, match=r"^pad: expected an array, got list: "):
+        pyrnn.from_padding_mask([[True], [True, False]])
 
 
 @ENGINES

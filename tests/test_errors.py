@@ -68,6 +68,10 @@ CALLS = [
     (dict(lengths=[1.0, 2.0]), TypeError, "lengths: expected integers, got float64"),
     (dict(lengths=[True, False]), TypeError, "lengths: expected integers, got bool"),
     (dict(lengths="ab"), TypeError, "lengths: expected integers, got <U2"),
+    (dict(lengths=[[1], [2, 3]]), TypeError, "lengths: expected an array, got list: "),
+    (dict(lengths=np.ma.array([1, 2])), TypeError, "lengths: expected a plain array, got a masked array"),
+    (dict(mask=[[True], []]), TypeError, "mask: expected an array, got list: "),
+    (dict(resets=np.ma.ones((T, B), bool)), TypeError, "resets: expected a plain array, got a masked array"),
     (dict(mask=np.ones((T, B))), TypeError, "mask: expected dtype bool, got float64"),
     (dict(mask=np.ones((B, T), bool)), ValueError, "mask: expected shape (T, B) = (4, 2), got (2, 4)"),
     (
