@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -129,7 +129,8 @@ class Memory:
         """Refuse a memory made for another score or with another weight."""
         if score != self.score:
             raise ValueError(f"key: expected a memory made for score {score!r}, got one for {self.score!r}")
-        if key_weight(score, params) is not self.weight:
+        given, made = key_weight(score, params), cast(Any, self.weight)
+        if given is not made and not np.array_equal(given, made):  # a copy will do
             raise ValueError("key: expected a memory made with the params given, got one of other weights")
 
 

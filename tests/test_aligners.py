@@ -222,6 +222,19 @@ def test_copies(kind, clone):
             assert not np.all(attn.params[name] == 9)
 
 
+@pytest.mark.parametrize("kind", ["bahdanau", "concat"])
+def test_a_memory_is_of_values_not_of_objects(kind):
+    """Copied, or made while a parameter lies in columns and has to be copied at every call."""
+    attn = made(kind)
+    query, key, _ = problem(attn)
+    memory = attn.precompute(key)
+    expected = attn(query, memory)
+    assert np.array_equal(attn(query, pickle.loads(pickle.dumps(memory))), expected)
+    name = "weight" if kind == "concat" else "weight_key"
+    attn.params[name] = np.asfortranarray(attn.params[name])
+    assert np.array_equal(attn(query, attn.precompute(key)), expected)
+
+
 @EVERY_KIND
 def test_the_file_gives_the_attention_back(kind, tmp_path):
     attn = made(kind, pyrnn)

@@ -232,6 +232,7 @@ def test_wrong_options(options, error, message):
 
 def test_wrong_calls():
     dec, other = decoder(), decoder(attention=made("bahdanau"))
+    other.attention.params["weight_key"] += 1
     x, memory = np.ones((2, 3, 3)), np.ones((2, 6, 5))
     ready = dec.precompute(memory, [6, 2])
     for call, error, message in [
