@@ -132,5 +132,16 @@ class Stream:
         else:
             self._core.reset(checks.rows_of(rows, self.batch_size))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies and pickles have a layer and a state of their own, and read the weights as they are now."""
+        return restored, (self._layer, self.batch_size, self.state)
+
     def __repr__(self) -> str:
         return f"{self._layer!r}.stream({self.batch_size})"
+
+
+def restored(layer: Any, batch_size: int, state: State) -> Stream:
+    """A stream that goes on from a state."""
+    stream = Stream(layer, batch_size)
+    stream.state = state
+    return stream

@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Streams: step by step equals the whole sequence."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 from problems import CELLS, Problem, varied
@@ -149,6 +152,20 @@ def test_errors():
         stream.reset()
     with pytest.raises(NotImplementedError, match=r"^stream: the reference"):
         pyrnn.reference.LSTM(3, 4).stream()
+
+
+@pytest.mark.parametrize("clone", [copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+@pytest.mark.parametrize("kind", ["plain", "stages", "int8"])
+def test_copies_go_on_by_themselves(kind, clone):
+    layer = pyrnn.LSTM(3, 4, 2, layer_norm=kind == "stages", seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 2, 3)).astype(np.float32)
+    stream = (layer.quantize("int8") if kind == "int8" else layer).stream(2)
+    expected = stream.run(x)
+    stream.reset()
+    stream.run(x[:3])
+    twin = clone(stream)
+    assert np.array_equal(twin.run(x[3:]), expected[3:])
+    assert np.array_equal(stream.step(x[3]), expected[3])
 
 
 def test_repr():
