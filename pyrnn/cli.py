@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(f"{options.prog}: error: {one_line(error)}", file=sys.stderr)
         return 2
-    except ArithmeticError as error:
+    except (ArithmeticError, MemoryError) as error:
         print(f"{options.prog}: error: {one_line(error)}", file=sys.stderr)
         return 1
 
@@ -184,12 +184,13 @@ def run_check(options: argparse.Namespace) -> int:
 
     print(f"instruction set {_core.isa()}, {_core.num_threads()} threads")
     failures = count = 0
+    width = max(map(len, _core.cells()))
     for name in _core.cells():
         for check in checks_of(name):
             count += 1
             failures += not check.passed
             print(
-                f"{name:<10} {check.what:<55} {check.error:9.1e} <= {check.bound:.1e}  {check.verdict}",
+                f"{name:<{width}} {check.what:<55} {check.error:9.1e} <= {check.bound:.1e}  {check.verdict}",
                 flush=True,
             )
     print(f"{count - failures} of {count} checks passed")

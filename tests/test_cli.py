@@ -57,6 +57,7 @@ def test_check(tmp_path: Path) -> None:
     lines = run(tmp_path, "check").stdout.splitlines()
     assert lines[0].startswith(f"instruction set {_core.isa()}")
     table = lines[1:-1]
+    assert len({line.index(" <= ") for line in table}) == 1
     for cell in pyrnn.cells():
         rows = [line for line in table if line.startswith(cell + " ")]
         assert all(line.endswith("PASS") for line in rows)
@@ -187,6 +188,14 @@ def test_divergence_is_an_error(
     monkeypatch.setattr(CharModel, "gradients", lambda self, *window: (float("nan"), None))
     assert cli.main(["charlm", "--text", text, "--quiet", "--checkpoint", str(tmp_path / "x"), *SMALL]) == 1
     assert capsys.readouterr().err.count("lower --rate") == 1
+
+
+def test_too_large_for_the_memory_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from pyrnn import cli
+
+    sizes = ["--hidden", str(2**20), "--embedding", str(2**31 - 1)]  # 2⁵⁶ bytes: beyond any address space
+    assert cli.main(["charlm", "--checkpoint", str(tmp_path / "x"), *sizes]) == 1
+    assert capsys.readouterr().err.startswith("pyrnn charlm: error: Unable to allocate")
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a terminal of POSIX")
