@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 import pyrnn
@@ -165,7 +167,8 @@ def before(tokens: Array) -> Array:
 def patches(images: Array) -> Array:
     """Overlapping squares (B, P, 100) of canvases (B, height, width), row by row, with a margin of paper."""
     padded = np.pad(images, ((0, 0), (MARGIN, MARGIN), (MARGIN, MARGIN)))
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), (1, 2))
+    axes: Any = (1, 2)  # which NumPy takes, though not every version of its types says so
+    windows: Array = np.lib.stride_tricks.sliding_window_view(padded, (PATCH, PATCH), axes)
     return windows[:, ::STRIDE, ::STRIDE].reshape(len(images), -1, PATCH * PATCH)
 
 

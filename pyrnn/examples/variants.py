@@ -19,6 +19,7 @@ from pyrnn.examples.config import VariantsConfig, one_of
 from pyrnn.examples.running import check_folder, descend
 from pyrnn.examples.sequencemodel import SequenceModel, hidden_for, weights_of
 from pyrnn.examples.tasks import Batch, Task
+from pyrnn.io.safetensors import write_atomically
 from pyrnn.optim import Adam
 
 
@@ -312,9 +313,5 @@ def conclusion(comparison: Comparison) -> str:
 
 
 def write_json(path: str | os.PathLike[str], content: Any) -> None:
-    """Beside its place and renamed: the file is whole at any moment."""
-    beside = f"{os.fspath(path)}.part"
-    with open(beside, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, allow_nan=False)
-        file.write("\n")
-    os.replace(beside, path)
+    """The file is whole at any moment."""
+    write_atomically(path, [(json.dumps(content, indent=1, allow_nan=False) + "\n").encode()])
