@@ -45,6 +45,8 @@ def gates(
     ------
     ValueError
         A shape is wrong, or `axes` or `labels` do not count as many as they have to.
+    TypeError
+        `activations` is no mapping.
     ImportError
         matplotlib is not installed.
 
