@@ -5,12 +5,17 @@
 // the caller's, work goes to the caller's stream.
 #pragma once
 
+#include "../csrc/fn.h"
 #include "../csrc/kernels.h"
 
 namespace pyrnn {
 namespace cuda {
 
-constexpr uint32_t abi_version = 2;
+constexpr uint32_t abi_version = 3;
+
+// Distance between rows of units in everything that stays on the device: whole chunks of every type of number.
+constexpr int64_t padding = 32;
+PYRNN_FN int64_t padded_units(int64_t H) { return (H + padding - 1) / padding * padding; }
 
 // Numbers that arrays hold. Sums are float, or double for double.
 enum Number : int32_t { number_float32, number_float64, number_bfloat16, number_float16, number_count };
@@ -30,6 +35,7 @@ struct Layer {
   Sizes sizes;
   const int64_t* lengths;        // (B), any value: steps from there on are skipped; null: T
   const uint8_t *mask, *resets;  // (T, B), or null
+  Regularization regularization;
 };
 
 // Bytes of device memory that a call needs, aligned to 256. `states` and `gates` stay for the backward.

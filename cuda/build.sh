@@ -5,7 +5,8 @@
 #   cuda/build.sh OUTPUT_FOLDER [ARCHITECTURE...]      e.g. cuda/build.sh build/cuda 80 90
 #
 # Without architectures: 75 80 86 89 90 100 120, and PTX of the last. NVCC names the compiler; else the one on PATH,
-# under CUDA_HOME, or of the wheel nvidia-cuda-nvcc. JOBS compilers run at once. Each one's report of registers and
+# under CUDA_HOME, or of the wheel nvidia-cuda-nvcc. JOBS compilers run at once. CELLS and MATHS, names between spaces,
+# leave out the other cells and ways of multiplying: a library for the compile gate, not for use. Each one's report of registers and
 # spills, and its PTX, are kept beside its object, for tests/cuda_budget.py.
 set -euo pipefail
 
@@ -47,8 +48,11 @@ compile() {
   "$nvcc" "${flags[@]}" "${code[@]}" --keep --keep-dir "$out/$name" "$@" -o "$out/$name.o" > "$out/$name.log" 2>&1 || { cat "$out/$name.log" >&2; return 1; }
 }
 while read -r name math; do
+  only=()
+  [ -z "${CELLS+x}" ] || only=("-DPYRNN_ONLY=\"$CELLS\"")
+  [ -z "${MATHS+x}" ] || [[ " $MATHS " == *" ${name%_functions} "* ]] || only=('-DPYRNN_ONLY=""')
   while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-2}" ]; do wait -n; done
-  compile "$name" "-DPYRNN_MATH=$math" "-DPYRNN_FUNCTIONS=$name" -c "$source_folder/kernels.cu" &
+  compile "$name" "-DPYRNN_MATH=$math" "-DPYRNN_FUNCTIONS=$name" "${only[@]}" -c "$source_folder/kernels.cu" &
 done < <(sed -n 's/^const LayerFunctions\* \(\w*\)(int cell);  \/\/ \(.*\)$/\1 \2/p' "$source_folder/kernels.h")
 for job in $(jobs -p); do wait "$job"; done
 compile module "-DPYRNN_ARCHITECTURES=$named" -c "$source_folder/module.cu"

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every registered cell with one way of multiplying; CMake compiles this file once for each, with PYRNN_MATH its type
-// and PYRNN_FUNCTIONS the name of what it defines.
+// and PYRNN_FUNCTIONS the name of what it defines. PYRNN_ONLY, names between spaces, leaves the other cells out: tests
+// and the compile gate need few of them with most ways of multiplying.
 #include "kernels.h"
 
 #include "layer.h"
@@ -27,10 +28,33 @@ constexpr LayerFunctions functions() {
           }};
 }
 
+#if defined(PYRNN_ONLY)
+// Whether `names` has `name` as a whole word.
+constexpr bool lists(const char* names, const char* name) {
+  while (*names) {
+    const char* n = name;
+    while (*n && *names == *n) names++, n++;
+    if (!*n && (!*names || *names == ' ')) return true;
+    while (*names && *names != ' ') names++;
+    while (*names == ' ') names++;
+  }
+  return false;
+}
+constexpr bool wanted(const char* name) { return lists(PYRNN_ONLY, name); }
+#else
+constexpr bool wanted(const char*) { return true; }
+#endif
+
+template <class Cell, bool Wanted>
+constexpr LayerFunctions entry() {
+  if constexpr (Wanted) return functions<Cell>();
+  return {};
+}
+
 }  // namespace
 
 const LayerFunctions* PYRNN_FUNCTIONS(int cell) {
-#define PYRNN_ENTRY(name, ...) functions<__VA_ARGS__>(),
+#define PYRNN_ENTRY(name, ...) entry<__VA_ARGS__, wanted(name)>(),
   static const LayerFunctions all[] = {PYRNN_CELLS(PYRNN_ENTRY)};
 #undef PYRNN_ENTRY
   return &all[cell];

@@ -2,6 +2,7 @@
 // The launches of one layer in one direction. No allocation, no wait: all of it may be captured in a graph.
 #pragma once
 
+#include "masks.h"
 #include "persistent.h"
 
 namespace pyrnn {
@@ -57,11 +58,34 @@ struct LayerOf {
     Carver memory{static_cast<char*>(const_cast<void*>(data))};
     a.h = memory.take<T>(a.slots * B * padded);
     a.rest = memory.take<A>((Cell::states - 1) * a.rest_slots * B * padded);
+    if (drops()) a.whole = memory.take<T>(a.slots * B * padded);
     return a;
   }
   size_t states_bytes() const {
     const Arena<T> a = arena(nullptr);
-    return piece_bytes<T>(a.slots * B * padded) + piece_bytes<A>((Cell::states - 1) * a.rest_slots * B * padded);
+    return piece_bytes<T>(a.slots * B * padded) * (drops() ? 2 : 1) +
+           piece_bytes<A>((Cell::states - 1) * a.rest_slots * B * padded);
+  }
+
+  // ---- masks
+
+  bool drops() const { return layer.regularization.dropout > 0; }
+  bool zones() const {
+    bool any = false;
+    for (int s = 0; s < Cell::states; s++) any = any || layer.regularization.zoneout[s] > 0;
+    return any;
+  }
+  int64_t mask_bytes() const { return drops() || (zones() && layer.regularization.training) ? entries * padded : 0; }
+  // What a call's points know of them; they are drawn to `masks`.
+  int draw(uint8_t* masks, Regular<A>& regular, void* stream) const {
+    const Regularization& r = layer.regularization;
+    regular = {mask_bytes() ? masks : nullptr, zones(), drops(), {}, r.dropout < 1 ? A(1 / (1 - r.dropout)) : A(0)};
+    for (int s = 0; s < Cell::states; s++) regular.zoneout[s] = A(r.zoneout[s]);
+    if (!mask_bytes()) return 0;
+    Launch shape;
+    shape.x = blocks_of(mask_bytes(), DrawMasks::threads);
+    shape.stream = stream;
+    return launch<DrawMasks>(shape, masks_of(layer, Cell::states, masks));
   }
   template <class N>
   static size_t piece_bytes(int64_t count) {
@@ -90,7 +114,7 @@ struct LayerOf {
 
   LayerMemory forward_memory() const {
     return {states_bytes(), layer.save ? piece_bytes<T>(entries * Cell::saved * padded) : 0,
-            piece_bytes<A>(at_once() * B * X * padded)};
+            piece_bytes<A>(at_once() * B * X * padded) + piece_bytes<uint8_t>(mask_bytes())};
   }
 
   ForwardPoint<Cell, T> forward_point(const LayerForward& call) const {
@@ -139,6 +163,8 @@ struct LayerOf {
 
   int forward(const LayerForward& call) const {
     ForwardPoint<Cell, T> point = forward_point(call);
+    uint8_t* masks = static_cast<uint8_t*>(call.workspace) + piece_bytes<A>(at_once() * B * X * padded);
+    if (draw(masks, point.regular, call.stream)) return 1;
     const Tier chosen = tier(false);
     if (chosen == tier_automatic) return refuse_tier();
     if (chosen == tier_grid && clear_exchange(point.arena, call.stream)) return 1;
@@ -235,6 +261,7 @@ struct LayerOf {
   struct Scratch {
     T* dslots;
     A *ds, *dinitial, *dparams, *partial;
+    uint8_t* masks;
   };
   int64_t weight_splits(int64_t columns, int64_t rows) const {
     return splits_of(blocks_of(rows, 64) * blocks_of(columns, 64), chunks_of<T>(entries), machine);
@@ -251,6 +278,7 @@ struct LayerOf {
     scratch.dinitial = memory.take<A>(Cell::states * B * padded);
     scratch.dparams = memory.take<A>(Cell::params * B * padded);
     scratch.partial = memory.take<A>(partial_size());
+    scratch.masks = memory.take<uint8_t>(mask_bytes());
     return memory.used;
   }
   size_t backward_workspace() const {
@@ -277,6 +305,7 @@ struct LayerOf {
       start.dstate[s] = call.dstate[s];
       point.dstate_out[s] = call.dstate_out[s];
     }
+    if (draw(scratch.masks, point.regular, call.stream)) return 1;
     if (launch<StartBackward<Cell, T>>(units_by_rows(call.stream), start)) return 1;
     const Tier chosen = tier(true);
     if (chosen == tier_automatic) return refuse_tier();

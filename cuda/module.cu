@@ -119,7 +119,9 @@ int with_layer(const Layer* layer, const Call& call) {
   Machine machine;
   if (describe(layer->device, &machine)) return 1;
   const Current current(layer->device);
-  return current.failed() ? 1 : call(*functions_of(*layer, machine), machine);
+  if (current.failed()) return 1;
+  const LayerFunctions& functions = *functions_of(*layer, machine);
+  return functions.forward ? call(functions, machine) : fail("layer", "this build left the cell out");
 }
 
 int forward_memory(const Layer* layer, LayerMemory* memory) {

@@ -33,10 +33,6 @@ struct FromH {
   static PYRNN_FN constexpr int at(int i) { return packed >> 4 * i & 15; }
 };
 
-// Distance between rows of units in everything that stays on the device: whole chunks of every type of number.
-constexpr int64_t padding = 32;
-PYRNN_FN int64_t padded_units(int64_t H) { return (H + padding - 1) / padding * padding; }
-
 // Which sequences advance at which step. Step i of the processing is time `time(i)`.
 struct Steps {
   int64_t T, B;
@@ -50,11 +46,27 @@ struct Steps {
   PYRNN_FN bool restarts(int64_t t, int64_t b) const { return resets && resets[t * B + b] && active(t, b); }
 };
 
+// What training does to the states beside the cell. In training a byte for each unit of each step and sequence says
+// what was drawn: bit s that it keeps its old state s, the last one that products read no h of it.
+constexpr uint32_t dropped_bit = 128;
+static_assert(max_states < 8, "a bit for each state, and one for h");
+template <class A>
+struct Regular {
+  const uint8_t* masks;  // (T, B, padded), or null
+  int32_t zoned, drops;
+  A zoneout[max_states];  // without masks: how much of its old state a unit keeps
+  A kept;                 // factor of what is not dropped
+
+  PYRNN_FN A share(int64_t at, int s) const { return masks ? A(masks[at] >> s & 1) : zoneout[s]; }
+  PYRNN_FN A factor(int64_t at) const { return !drops ? A(1) : masks[at] & dropped_bit ? A(0) : kept; }
+};
+
 // The states that every step starts from. h is kept as the products read it, the others as they are summed. All h of a
 // call that keeps them are one matrix of T·B rows in the order of time, beginning at slot `first`.
 template <class T>
 struct Arena {
   T* h;                  // (slots, B, padded)
+  T* whole;              // (slots, B, padded): what no dropout has touched, where `h` is what products read; or null
   Accumulator<T>* rest;  // (states - 1, rest_slots, B, padded)
   int64_t slots, rest_slots, B, padded;
   int32_t reverse, ring, rest_ring;  // ring: two slots take turns, nothing is kept
@@ -63,6 +75,7 @@ struct Arena {
   PYRNN_FN int64_t slot(int64_t i) const { return ring ? i % 2 : reverse ? slots - 1 - i : i; }
   PYRNN_FN int64_t first() const { return reverse; }
   PYRNN_FN T* h_row(int64_t slot, int64_t b) const { return h + (slot * B + b) * padded; }
+  PYRNN_FN T* state_row(int64_t slot, int64_t b) const { return (whole ? whole : h) + (slot * B + b) * padded; }
   PYRNN_FN Accumulator<T>* row(int64_t slot, int s, int64_t b) const {
     return rest + (((s - 1) * rest_slots + (rest_ring ? slot % 2 : slot)) * B + b) * padded;
   }
@@ -84,6 +97,7 @@ struct ForwardPoint {
   const T *bias_hh, *params;
   View y, state[Cell::states];
   T* gates;  // (T, B, saved, padded), or null
+  Regular<A> regular;
 
   PYRNN_FN A initial(int s, int64_t b, int64_t u) const {
     return state[s].data ? widen(element<T>(state[s], 0, b)[u]) : A(0);
@@ -94,13 +108,21 @@ struct ForwardPoint {
   PYRNN_FN T start(int64_t b, int64_t u) const {
     const bool zero = restores(0, b) && !steps.reset_to_initial;
     for (int s = 1; s < Cell::states; s++) arena.row(arena.slot(0), s, b)[u] = zero ? A(0) : initial(s, b, u);
-    return Narrow<T>::from(zero ? A(0) : initial(0, b, u));
+    return read_by(0, b, u, Narrow<T>::from(zero ? A(0) : initial(0, b, u)));
+  }
+
+  // What the product of step i reads of the h that it starts from, which is kept.
+  PYRNN_FN T read_by(int64_t i, int64_t b, int64_t u, T h) const {
+    if (!arena.whole) return h;
+    arena.state_row(arena.slot(i), b)[u] = h;
+    if (i >= steps.T) return h;
+    return Narrow<T>::from(widen(h) * regular.factor((steps.time(i) * steps.B + b) * arena.padded + u));
   }
 
   // The states that step i starts from.
   PYRNN_FN void load(int64_t i, int64_t b, int64_t u, A (&s)[Cell::states]) const {
     const int64_t slot = arena.slot(i);
-    s[0] = widen(arena.h_row(slot, b)[u]);
+    s[0] = widen(arena.state_row(slot, b)[u]);
     PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) s[k] = arena.row(slot, k, b)[u];
   }
   PYRNN_FN void load_inputs(int64_t i, int64_t b, int64_t u, A (&x)[FromX<Cell>::count]) const {
@@ -109,7 +131,7 @@ struct ForwardPoint {
   }
 
   // Step i: `x` its share of the input product, `h` its products with R, `s` what it starts from, and on return what
-  // the next one starts from. Writes all but h, which it returns.
+  // the next one starts from. Writes all but what the next product reads, which it returns.
   PYRNN_FN T advance(int64_t i, int64_t b, int64_t u, const A (&x)[FromX<Cell>::count],
                      const A (&h)[FromH<Cell>::count], A (&s)[Cell::states]) const {
     const int64_t t = steps.time(i), next = arena.slot(i + 1);
@@ -122,6 +144,10 @@ struct ForwardPoint {
           a[FromH<Cell>::at(j)] += h[j] + (bias_hh ? widen(bias_hh[j * H + u]) : A(0));
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
       Cell::forward(a, s, p, s_new, save);
+      if (regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
+          const A share = regular.share((t * steps.B + b) * arena.padded + u, k);
+          s_new[k] = (1 - share) * s_new[k] + share * s[k];
+        }
       *out = Narrow<T>::from(s_new[0]);
       if (gates)
         PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
@@ -129,13 +155,16 @@ struct ForwardPoint {
     } else {
       PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) s_new[k] = s[k];
       *out = Narrow<T>::from(A(0));
+      if (gates)
+        PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
+            gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u] = Narrow<T>::from(A(0));
     }
     if (restores(i + 1, b))
       PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) s_new[k] = steps.reset_to_initial ? initial(k, b, u) : A(0);
     PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) arena.row(next, k, b)[u] = s[k] = s_new[k];
     const T kept = Narrow<T>::from(s_new[0]);
     s[0] = widen(kept);
-    return kept;
+    return read_by(i + 1, b, u, kept);
   }
 };
 
@@ -150,6 +179,7 @@ struct BackwardPoint {
   T* dslots;        // (T, B, slots, padded): gradient of the pre-activations
   A *ds, *dinitial;  // (states, B, padded): gradient of the current states; of the initial ones, from resets
   A* dparams;       // (params, B, padded)
+  Regular<A> regular;
 
   PYRNN_FN A* of_state(A* data, int s, int64_t b) const { return data + (s * steps.B + b) * arena.padded; }
 
@@ -161,7 +191,7 @@ struct BackwardPoint {
     const int64_t t = steps.time(i), slot = arena.slot(i);
     if (!steps.active(t, b)) return;
     kept.dy = dy.data ? widen(element<T>(dy, t, b)[u]) : A(0);
-    kept.s[0] = widen(arena.h_row(slot, b)[u]);
+    kept.s[0] = widen(arena.state_row(slot, b)[u]);
     PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) kept.s[k] = arena.row(slot, k, b)[u];
     PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
         kept.save[k] = widen(gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u]);
@@ -178,6 +208,7 @@ struct BackwardPoint {
     if (i + 1 >= steps.T) return;
     const int64_t t = steps.time(i + 1);
     if (!steps.active(t, b)) return;
+    product *= regular.factor((t * steps.B + b) * arena.padded + u);
     if (steps.restarts(t, b))
       of_state(dinitial, 0, b)[u] += product;
     else
@@ -195,7 +226,13 @@ struct BackwardPoint {
     if (steps.active(t, b)) {
       d[0] += kept.dy;
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
+      A past[Cell::states] = {};
+      if (regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
+          past[k] = regular.share((t * steps.B + b) * arena.padded + u, k) * d[k];
+          d[k] -= past[k];
+        }
       Cell::backward(kept.save, kept.s, p, d, da, dp);
+      PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) d[k] += past[k];
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) dparams[(k * steps.B + b) * arena.padded + u] += dp[k];
       if (steps.restarts(t, b)) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
           of_state(dinitial, k, b)[u] += d[k];

@@ -52,7 +52,7 @@ struct Finish {
             continue;
           }
         }
-        *out = args.arena.h_row(args.slot, b)[u];
+        *out = args.arena.state_row(args.slot, b)[u];
       }
     });
   }

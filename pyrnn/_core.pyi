@@ -23,6 +23,8 @@ class Saved:
 class CudaSaved:
     """What cuda_forward keeps for cuda_backward."""
 
+    def saved(self) -> tuple[Any, tuple[int, int, int, int], int, str]: ...
+
 class AttentionSaved:
     """What attention_forward keeps for attention_backward."""
 
@@ -313,6 +315,8 @@ def cuda_forward(
     precision: str = "exact",
     tier: str = "automatic",
     params: DeviceArray | None = None,
+    regularization: Regularization | None = None,
+    dropout_kind: str = "sequence",
 ) -> CudaSaved | None: ...
 def cuda_backward(
     saved: CudaSaved,

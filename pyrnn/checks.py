@@ -338,11 +338,13 @@ def compute_dtype(value: Any, dtype: np.dtype[Any]) -> str | None:
     return str(value)
 
 
-def supported(**options: tuple[Any, Any]) -> None:
-    """Refuse options that the engine does not have yet; each is given as (value, default)."""
+def supported(device: Any, **options: tuple[Any, Any]) -> None:
+    """Refuse options that a device does not have yet; each is given as (value, default)."""
     for name, (value, default) in options.items():
         if value != default:
-            raise NotImplementedError(f"{name}={value!r} is not implemented; only {name}={default!r} is")
+            raise NotImplementedError(
+                f"{name}={value!r} is not implemented on device {device!r}; only {name}={default!r} is"
+            )
 
 
 def on_cpu(device: Any) -> None:

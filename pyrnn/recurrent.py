@@ -72,7 +72,7 @@ class Recurrent(Described):
         Of the initial parameters and of the dropout masks; unpredictable when None.
     **more
         merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip,
-        activations, cell_norm: see `pyrnn.options.MoreOptions`. On the CPU.
+        activations, cell_norm: see `pyrnn.options.MoreOptions`. The last four are the CPU's alone.
 
     Attributes
     ----------
@@ -133,16 +133,16 @@ class Recurrent(Described):
         if device != "cpu":
             self._backend = cuda_backend(device, compute_dtype)
             compute_dtype = None
-        if device != "cpu":
+            kind = self._chosen.recurrent_dropout_kind
             checks.supported(
+                device,
                 layer_norm=(layer_norm, False),
-                zoneout=(zoneout, 0.0),
-                recurrent_dropout=(recurrent_dropout, 0.0),
                 proj_size=(proj_size, 0),
-                **{
-                    name: (value, options.Chosen._field_defaults[name])
-                    for name, value in self._chosen.changed().items()
-                },
+                cell_clip=(self._chosen.cell_clip, None),
+                gate_clip=(self._chosen.gate_clip, None),
+                activations=(self._chosen.activations, None),
+                cell_norm=(self._chosen.cell_norm, False),
+                recurrent_dropout_kind=(kind, "step" if kind == "step" else "sequence"),
             )
         if checks.flag("reverse", reverse) and bidirectional:
             raise ValueError("reverse: expected False with bidirectional=True, got True")
@@ -180,6 +180,12 @@ class Recurrent(Described):
     def _zoneout(self) -> tuple[float, ...]:
         """The rate of each state."""
         return checks.rates("zoneout", self.zoneout, self._layout.spec.states)
+
+    def _every(self, name: str, value: Any) -> bool:
+        """A flag of what only the CPU keeps of every step."""
+        if checks.flag(name, value) and self.device != "cpu":
+            raise ValueError(f"{name}: expected False on device {self.device!r}, got True")
+        return bool(value)
 
     def _made(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays of the layer's library and dtype from NumPy's."""
@@ -229,7 +235,7 @@ class Recurrent(Described):
             out=out,
             compute_dtype=self.compute_dtype,
             variation=self._variation,
-            return_states=checks.flag("return_states", return_states),
+            return_states=self._every("return_states", return_states),
         )[:-1]
 
     def forward(
@@ -263,8 +269,6 @@ class Recurrent(Described):
         saved : Saved
             x and the parameters must not change until the backward; y may.
         """
-        if checks.flag("checkpoint", checkpoint) and self.device != "cpu":
-            raise ValueError(f"checkpoint: expected False on device {self.device!r}, got True")
         found = stacking.forward(
             self._backend,
             self._layout,
@@ -286,8 +290,8 @@ class Recurrent(Described):
             compute_dtype=self.compute_dtype,
             save=True,
             variation=self._variation,
-            return_states=checks.flag("return_states", return_states),
-            checkpoint=checkpoint,
+            return_states=self._every("return_states", return_states),
+            checkpoint=self._every("checkpoint", checkpoint),
         )
         found[-1].owner = self
         return found
@@ -306,6 +310,8 @@ class Recurrent(Described):
         """
         if isinstance(saved, Saved) and saved.owner is not self:
             raise ValueError("saved: expected what this layer's forward returned, got another layer's")
+        if dstates is not None and self.device != "cpu":
+            raise ValueError(f"dstates: expected None on device {self.device!r}")
         return stacking.backward(saved, dy, dstate, dstates)
 
     def gates(
@@ -335,7 +341,6 @@ class Recurrent(Described):
         """
         from pyrnn.reference.cells import registry
 
-        checks.on_cpu(self.device)
         if not -self.num_layers <= checks.integer("layer", layer, -np.inf) < self.num_layers:
             raise ValueError(f"layer: expected {-self.num_layers} to {self.num_layers - 1}, got {layer}")
         saved = self.forward(

@@ -391,9 +391,7 @@ def passes_of(saved: Saved, layer: int) -> list[Any]:
 def by_name(saved: Saved, kept: list[Array], names: tuple[str, ...], first: int = 0) -> dict[str, Array]:
     """Parts of arrays (T, B, parts, H), one for each direction, by name from the first on."""
     return {
-        name: original(
-            np.concatenate([a[:, :, k] for a in kept], axis=-1), saved.batch_first, saved.unbatched
-        )
+        name: original(saved.arrays.joined([a[:, :, k] for a in kept]), saved.batch_first, saved.unbatched)
         for k, name in enumerate(names, first)
     }
 

@@ -13,7 +13,6 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from pyrnn import checks
 from pyrnn.layout import Array, Layout
 
 State: TypeAlias = Array | tuple[Any, ...]
@@ -66,8 +65,8 @@ def learned_states(arrays: Any, layout: Layout, params: Any, B: int, dtype: Any)
     """The initial states that are parameters, one for each sequence; by pass."""
     found = []
     for s in range(layout.spec.states):
-        rows = [checks.weight(layout, params, named[s][0], dtype) for named in layout.initial]
-        found.append([np.repeat(row[None], B, axis=0) for row in rows])
+        rows = [arrays.weight(layout, params, named[s][0], dtype) for named in layout.initial]
+        found.append([arrays.repeated(row, B) for row in rows])
     return found
 
 

@@ -38,11 +38,12 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session")
-def emulated_library(tmp_path_factory):
-    """The CUDA library for the host, built once."""
-    from cuda_library import build_emulation
+def emulated_library(tmp_path_factory, request):
+    """The CUDA library for the host, built once for all test sessions of a machine that have its sources."""
+    from cuda_library import shared_emulation
 
-    return build_emulation(tmp_path_factory.mktemp("cuda"))
+    folder = tmp_path_factory.getbasetemp()
+    return shared_emulation(folder if request.config.getoption("basetemp") else folder.parent)
 
 
 @pytest.fixture

@@ -2,7 +2,11 @@
 """The compile gate: what nvcc reports of every kernel against cuda/budget.csv.
 
     cuda/build.sh FOLDER 80 90 && python tests/cuda_budget.py FOLDER          check
+    CELLS="lstm gru" MATHS=bfloat16 cuda/build.sh FOLDER 90 && python tests/cuda_budget.py FOLDER --part
     cuda/build.sh FOLDER && python tests/cuda_budget.py FOLDER --write        take what is reported
+
+`--part`: kernels of the table that this build left out are no failure; one that is not in it is. Registers in
+the table are whole eights, as the hardware gives them out: a kernel may move within them.
 
 A kernel fails that spills, keeps an array in local memory, takes more registers than its budget on any
 architecture, or has another number of mma.sync in its PTX: none where there were some means that it was
@@ -60,18 +64,22 @@ def products(folder: Path) -> dict[str, int]:
     return {names[symbol]: count for symbol, count in counts.items()}
 
 
-def main(folder: Path, write: bool) -> int:
-    """Exit code: the number of kernels that fail, at most 1."""
+def main(folder: Path, write: bool, part: bool) -> int:
+    """Exit code: 1 if a kernel fails."""
     found, mma = reports(folder), products(folder)
     if write:
         with BUDGET.open("w", newline="", encoding="utf-8") as file:
             table = csv.writer(file, lineterminator="\n")
             table.writerow(FIELDS)
             for kernel in sorted(found):
-                table.writerow((kernel, max(r for r, *_ in found[kernel].values()), mma[kernel]))
+                registers = max(r for r, *_ in found[kernel].values())
+                table.writerow((kernel, (registers + 7) // 8 * 8, mma[kernel]))
     with BUDGET.open(newline="", encoding="utf-8") as file:
         budget = {row["kernel"]: row for row in csv.DictReader(file)}
-    wrong = [f"{kernel}: in the table, and not compiled" for kernel in budget if kernel not in found]
+    missing = [] if part else [kernel for kernel in budget if kernel not in found]
+    wrong = [f"{kernel}: in the table, and not compiled" for kernel in missing]
+    if not found:
+        wrong.append("no kernel compiled")
     for kernel, architectures in sorted(found.items()):
         if kernel not in budget:
             wrong.append(f"{kernel}: not in the table")
@@ -89,4 +97,4 @@ def main(folder: Path, write: bool) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), "--write" in sys.argv[2:]))
+    sys.exit(main(Path(sys.argv[1]), "--write" in sys.argv[2:], "--part" in sys.argv[2:]))

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Builds the CUDA library for the host, with a C++ compiler: the same sources, emulated."""
 
+import fcntl
+import hashlib
 import os
 import re
 import shutil
 import subprocess
+import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from problems import DISTINCT, FUSED
 
 CUDA = Path(__file__).parent.parent / "cuda"
 #: What kernels.cu is compiled for: the name of what it defines, and the type of its products.
@@ -19,6 +24,9 @@ MATHS = dict(
         re.MULTILINE,
     )
 )
+#: The cells that are compiled with each: one is enough of those that differ in their formula alone, and
+#: products of float32 without tensor cores are those of float64, which have all.
+CELLS = {"float64_functions": FUSED, "float32_fma_functions": []}
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 
 
@@ -36,10 +44,38 @@ def run(command):
     return result
 
 
+def only(name):
+    """What leaves out the cells that tests need not."""
+    cells = CELLS.get(name, [cell for cell in DISTINCT if cell in FUSED])
+    return f'-DPYRNN_ONLY="{" ".join(cells)}"'
+
+
+def shared_emulation(folder):
+    """The emulated library in `folder`, which test sessions share: built once for these sources."""
+    cxx, root = compiler(), CUDA.parent
+    digest = hashlib.sha256(" ".join([cxx, *FLAGS, *map(only, MATHS)]).encode())
+    for path in sorted([*CUDA.iterdir(), *(root / "csrc").glob("*.h"), *(root / "csrc" / "cells").iterdir()]):
+        digest.update(path.read_bytes())
+    kept = folder / f"pyrnn-emulation-{digest.hexdigest()[:16]}.so"
+    with (folder / "pyrnn-emulation.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # who comes second waits for the first's
+        if not kept.exists():
+            own = Path(tempfile.mkdtemp(prefix="pyrnn-emulation-", dir=folder))
+            build_emulation(own).replace(kept)
+            shutil.rmtree(own)
+            for old in folder.glob("pyrnn-emulation-*.so"):
+                if old != kept and time.time() - old.stat().st_mtime > 86400:
+                    old.unlink()
+    return kept
+
+
 def build_emulation(folder, cuda=CUDA):
     """The emulated library, in `folder`; `cuda` are the sources."""
     cxx = compiler()
-    objects = {name: [f"-DPYRNN_MATH={math}", f"-DPYRNN_FUNCTIONS={name}"] for name, math in MATHS.items()}
+    objects = {
+        name: [f"-DPYRNN_MATH={math}", f"-DPYRNN_FUNCTIONS={name}", only(name)]
+        for name, math in MATHS.items()
+    }
     commands = [
         [cxx, *FLAGS, *defines, "-x", "c++", "-c", cuda / "kernels.cu", "-o", folder / f"{name}.o"]
         for name, defines in objects.items()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from pyrnn import _core, stacking
+from pyrnn.backends.cuda import with_kind
 from pyrnn.checks import FLOATS
 from pyrnn.stacking import Backend
 
@@ -29,6 +30,7 @@ def emulation(**how):
     """A module like `pyrnn.functional` on the emulated library; `how` are options of `_core.cuda_forward`."""
 
     def forward(cell, x, state, w_ih, w_hh, b_ih, b_hh, y, state_out, **options):
+        options = with_kind(backend.specs[cell], options)
         for name in ("lengths", "mask", "resets", "params"):
             if name in options:
                 options[name] = described(options[name])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cuda_library import build_stub
 from problems import DISTINCT, FUSED, OPTIONS, Problem
-from tolerances import float32_bound, l2_error
+from tolerances import FLOAT64, float32_bound, l2_error
 
 import pyrnn
 from pyrnn import _core, reference
@@ -144,6 +144,84 @@ def test_batch_first_out_and_lengths_on_the_device(library):
     assert torch.equal(layer(x, mask=mask)[0], y)
 
 
+OPTIONAL = [
+    ("lstm", {"zoneout": (0.2, 0.1), "recurrent_dropout": 0.3, "merge": "sum"}),
+    ("gru", {"recurrent_dropout": 0.4, "recurrent_dropout_kind": "step", "dropout": 0.3}),
+    ("lstm_peephole", {"weight_dropout": 0.4, "hidden_size": (5, 9)}),
+    ("lstm", {"learn_initial_state": True, "forget_bias": 1.0}),
+]
+
+
+@pytest.mark.parametrize(("cell", "more"), OPTIONAL, ids=lambda value: str(value))
+def test_options_are_those_of_the_cpu(library, cell, more):
+    """The same seed draws the same parameters and masks on both."""
+    torch = pytest.importorskip("torch")
+    rng = np.random.Generator(np.random.Philox(1))
+    options = {"hidden_size": 6, "num_layers": 2, "bidirectional": True, "dtype": "float64", "seed": 3} | more
+    x, resets = rng.normal(size=(5, 4, 3)), rng.random((5, 4)) < 0.3
+
+    def results(made, **device):
+        layer = pyrnn.Recurrent(cell, 3, **options, **device)
+        for name, a in layer.params.items():
+            if "0_l" in name:
+                a[...] = made(np.full(a.shape, 0.5))
+        y, _, saved = layer.forward(made(x), resets=resets, reset_to="initial")
+        grads = layer.backward(saved, made(np.cos(np.arange(y.shape[-1]) + x[..., :1])))
+        return [np.asarray(a) for a in (y, grads.x, *grads.params.values())]
+
+    for a, expected in zip(results(torch.tensor, device="cuda"), results(np.array), strict=True):
+        assert l2_error(a, expected) <= FLOAT64
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_gates(library, cell):
+    torch = pytest.importorskip("torch")
+    options = {"num_layers": 2, "bidirectional": True, "batch_first": True, "dtype": "float64", "seed": 0}
+    x, mask = np.sin(np.arange(60.0)).reshape(4, 5, 3), np.arange(20).reshape(4, 5) % 3 > 0
+    expected = pyrnn.Recurrent(cell, 3, 6, **options).gates(x, mask=mask)
+    found = pyrnn.Recurrent(cell, 3, 6, device="cuda", **options).gates(torch.tensor(x), mask=mask)
+    assert found.keys() == expected.keys()
+    for name, a in found.items():
+        assert l2_error(a.numpy(), expected[name]) <= FLOAT64, name
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"layer_norm": True},
+        {"proj_size": 2},
+        {"cell_clip": 1.0},
+        {"gate_clip": 1.0},
+        {"activations": ("relu", "tanh", "tanh")},
+        {"cell_norm": True},
+        {"recurrent_dropout_kind": "candidate"},
+    ],
+    ids=str,
+)
+def test_what_only_the_cpu_has(library, option):
+    pytest.importorskip("torch")
+    with pytest.raises(NotImplementedError, match=f"^{next(iter(option))}=.* on device 'cuda'"):
+        pyrnn.LSTM(3, 4, device="cuda", **option)
+
+
+def test_cells_that_only_the_cpu_has(library):
+    with pytest.raises(NotImplementedError, match=r"^cell='gru_reset_before' is not implemented on CUDA"):
+        pyrnn.GRU(3, 4, reset_after=False, device="cuda")
+
+
+def test_states_of_every_step_are_the_cpus(library):
+    torch = pytest.importorskip("torch")
+    layer = pyrnn.LSTM(3, 4, device="cuda", seed=0)
+    x = torch.ones(2, 2, 3)
+    with pytest.raises(ValueError, match=r"^return_states: expected False on device 'cuda'"):
+        layer(x, return_states=True)
+    with pytest.raises(ValueError, match=r"^checkpoint: expected False on device 'cuda'"):
+        layer.forward(x, checkpoint=True)
+    y, _, saved = layer.forward(x)
+    with pytest.raises(ValueError, match=r"^dstates: expected None on device 'cuda'"):
+        layer.backward(saved, y, dstates=(x, x))
+
+
 def test_dropout_is_drawn(library):
     torch = pytest.importorskip("torch")
     layer = pyrnn.GRU(3, 5, num_layers=2, dropout=0.5, device="cuda", seed=0)
@@ -204,9 +282,9 @@ def test_missing_file(no_library, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("defines", "message"),
     [
-        ({"VERSION": 99}, "expected version 2 of the interface, got version 99"),
-        ({"GROWN": 8}, r"expected version 2 of the interface, got a table of \d+ bytes"),
-        ({"NOTHING": 1}, "expected version 2 of the interface, got a library of another version"),
+        ({"VERSION": 99}, "expected version 3 of the interface, got version 99"),
+        ({"GROWN": 8}, r"expected version 3 of the interface, got a table of \d+ bytes"),
+        ({"NOTHING": 1}, "expected version 3 of the interface, got a library of another version"),
         ({"STATUS": 1}, "cudaGetDeviceCount: no CUDA-capable device is detected"),
         ({}, "expected one of 0 CUDA devices, got 'cuda'"),
     ],

@@ -9,6 +9,7 @@
 #include "../dispatch_cuda.h"
 #include "arrays.h"
 #include "bindings.h"
+#include "sequence_arguments.h"
 
 namespace pyrnn {
 namespace {
@@ -16,6 +17,7 @@ namespace {
 constexpr const char* number_names[] = {"float32", "float64", "bfloat16", "float16"};
 constexpr const char* tier_names[] = {"automatic", "stepwise", "grid", "cluster"};
 constexpr const char* precision_names[] = {"exact", "tf32"};
+constexpr const char* dropout_names[] = {"sequence", "step"};
 
 // A device array as Python describes it: (pointer, shape, strides in elements, name of the numbers, ...).
 struct DeviceArray {
@@ -93,6 +95,13 @@ struct CudaSaved : Made {
   int cell;
   std::string number;
   std::vector<py::object> kept;
+  py::object gates;  // owns that memory; None without any
+
+  py::tuple saved_values() const {
+    check_made("saved");
+    const auto [T, B, I, H] = call.layer.sizes;
+    return py::make_tuple(gates, py::make_tuple(T, B, cell_info(cell).saved, cuda::padded_units(H)), H, number);
+  }
 };
 
 // Memory of the device: allocate(bytes) returns (pointer, owner).
@@ -109,8 +118,8 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
                                         const DescribedStates& state_out, const py::function& allocator, int device,
                                         std::uintptr_t stream, const Described& lengths, const Described& mask,
                                         const Described& resets, bool reset_to_initial, bool reverse, bool save,
-                                        const std::string& precision, const std::string& tier,
-                                        const Described& params) {
+                                        const std::string& precision, const std::string& tier, const Described& params,
+                                        const RegularizationArgument& regularization, const std::string& dropout_kind) {
   const cuda::Table& table = cuda_table();
   auto saved = std::make_unique<CudaSaved>();
   saved->cell = find_cell(cell_name);
@@ -142,6 +151,8 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
   call.layer.reverse = reverse;
   call.layer.reset_to_initial = reset_to_initial;
   call.layer.save = save;
+  call.layer.regularization = check_regularization(regularization, info);
+  call.layer.regularization.dropout_kind = index_of("dropout_kind", dropout_kind, dropout_names, 2);
   const auto option = [&](const char* name, const Described& object, const char* numbers, std::vector<int64_t> shape) {
     return object ? check(name, *object, numbers, shape, true).data : nullptr;
   };
@@ -168,6 +179,7 @@ std::unique_ptr<CudaSaved> cuda_forward(const std::string& cell_name, const py::
   std::vector<py::object>& kept = saved->kept;
   call.states = allocate(allocator, memory.states, save ? kept : scratch);
   call.gates = allocate(allocator, memory.gates, save ? kept : scratch);
+  saved->gates = save && call.gates ? kept.back() : py::none();
   call.workspace = allocate(allocator, memory.workspace, scratch);
   call.stream = reinterpret_cast<void*>(stream);
   int status;
@@ -246,7 +258,10 @@ std::vector<std::string> device_names() {
 
 void bind_cuda(py::module_& m) {
   using namespace py::literals;
-  py::class_<CudaSaved>(m, "CudaSaved", "What cuda_forward keeps for cuda_backward.");
+  py::class_<CudaSaved>(m, "CudaSaved", "What cuda_forward keeps for cuda_backward.")
+      .def("saved", &CudaSaved::saved_values,
+           "What the cells saved: owner of the memory, shape (T, B, saved, padded), units, and number; zero at skipped "
+           "steps.");
   m.def(
       "cuda_open", [](const std::string& path) { return std::string(open_cuda(path).build); }, "path"_a,
       "Opens the CUDA library unless one is open; says how it was built.");
@@ -259,6 +274,7 @@ void bind_cuda(py::module_& m) {
         "bias_hh"_a, "y"_a, "state_out"_a, py::kw_only(), "allocate"_a, "device"_a, "stream"_a,
         "lengths"_a = py::none(), "mask"_a = py::none(), "resets"_a = py::none(), "reset_to_initial"_a = false,
         "reverse"_a = false, "save"_a = false, "precision"_a = "exact", "tier"_a = "automatic", "params"_a = py::none(),
+        "regularization"_a = py::none(), "dropout_kind"_a = "sequence",
         "forward on described device arrays (pointer, shape, strides, number, …); returns what backward needs when "
         "`save`.");
   m.def("cuda_backward", cuda_backward, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,

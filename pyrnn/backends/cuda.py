@@ -11,6 +11,8 @@ from typing import Any
 import pyrnn
 from pyrnn import _core
 from pyrnn.backends.device import NUMBERS, DeviceArrays, installed_library, library_of
+from pyrnn.layout import Spec
+from pyrnn.options import own_curves
 from pyrnn.stacking import Backend
 
 LIBRARY = "libpyrnn_cuda.so"
@@ -80,6 +82,16 @@ def status() -> str:
         return f"{path or 'the installed library'} cannot be used: {error}"
 
 
+def with_kind(spec: Spec, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of a call as `_core.cuda_forward` has them: of a variation only where dropout acts."""
+    if "variation" not in options:
+        return options
+    curves, gate_clip, cell_clip, kind = options.pop("variation")
+    if gate_clip or cell_clip or kind == "candidate" or curves != own_curves(spec):
+        raise NotImplementedError("activations, clips and dropout of candidates are not implemented on CUDA")
+    return options | {"dropout_kind": kind}
+
+
 class Kept:
     """What a forward on the device keeps, and the library of its arrays."""
 
@@ -87,6 +99,13 @@ class Kept:
 
     def __init__(self, core: Any, arrays: DeviceArrays) -> None:
         self.core, self.arrays = core, arrays
+
+    def saved(self) -> Any:
+        """What the cells saved, (T, B, saved, H); zero at skipped steps."""
+        memory, shape, units, number = self.core.saved()
+        if memory is None:
+            return self.arrays.empty((*shape[:3], units), number)
+        return self.arrays.numbers(memory, shape, number)[..., :units]
 
 
 class CudaBackend(Backend):
@@ -110,6 +129,13 @@ class CudaBackend(Backend):
             if not (cell["late"] or cell.get("ordered")) and cell["from_h"]
         }
         super().__init__(cells, self.run, self.run_backward, NUMBERS, installed_library(self.device))
+
+    def spec(self, cell: Any) -> Spec:
+        if isinstance(cell, str) and cell not in self.specs and cell in _core.cells():
+            raise NotImplementedError(
+                f"cell={cell!r} is not implemented on CUDA devices; {', '.join(self.specs)} are"
+            )
+        return super().spec(cell)
 
     def arrays_of(self, name: str, a: Any) -> DeviceArrays:
         return library_of(name, a, self.device)
@@ -135,6 +161,7 @@ class CudaBackend(Backend):
     ) -> Kept | None:
         """As `_core.forward`, on device arrays."""
         arrays = self.arrays_of("x", x)
+        options = with_kind(self.specs[cell], options)
 
         def described(a: Any) -> Any:
             return None if a is None else self.arrays_of("params", a).describe(a)

@@ -57,6 +57,18 @@ class DeviceArrays:
         """A copy as NumPy's, for which the device is waited for."""
         raise NotImplementedError
 
+    def numbers(self, memory: Any, shape: Sequence[int], dtype: str) -> Any:
+        """The first bytes of `memory` as an array."""
+        raise NotImplementedError
+
+    def joined(self, arrays: Sequence[Any]) -> Any:
+        """Arrays side by side, along the last axis."""
+        raise NotImplementedError
+
+    def repeated(self, a: Any, count: int) -> Any:
+        """Rows (count, n) that are all a."""
+        raise NotImplementedError
+
     def stream(self) -> int:
         """Handle of the current stream."""
         raise NotImplementedError
@@ -90,31 +102,25 @@ class DeviceArrays:
         if not isinstance(params, Mapping):
             raise TypeError(f"params: expected a dict of arrays, got {type(params).__name__}")
         checks.check_names(layout, params)
-        passes = []
-        for expected in layout.passes:
-            arrays = []
-            for name, shape in expected:
-                a = params[name]
-                arrays_of = library_of(name, a, self.device)
-                a = arrays_of.plain(name, a, dtype)
-                if tuple(a.shape) != shape:
-                    raise checks.wrong_shape(name, layout.axes(name), shape, tuple(a.shape))
-                arrays.append(arrays_of.contiguous(a))
-            passes.append(layout.in_order(arrays))
-        return passes
+        return [
+            layout.in_order([self.weight(layout, params, name, dtype) for name, _ in expected])
+            for expected in layout.passes
+        ]
+
+    def weight(self, layout: Layout, params: Mapping[str, Any], name: str, dtype: str) -> Any:
+        """One parameter, checked."""
+        arrays_of = library_of(name, params[name], self.device)
+        a = arrays_of.plain(name, params[name], dtype)
+        if tuple(a.shape) != layout.shapes[name]:
+            raise checks.wrong_shape(name, layout.axes(name), layout.shapes[name], tuple(a.shape))
+        return arrays_of.contiguous(a)
 
     def extras(self, layout: Layout, params: Mapping[str, Any], dtype: str) -> list[dict[str, Any]]:
         """What only some cells have, by argument of the kernels, of every pass; checked after `weights`."""
-        found: list[dict[str, Any]] = []
-        for more in layout.extras:
-            found.append({})
-            for argument, (name, shape) in more.items():
-                arrays_of = library_of(name, params[name], self.device)
-                a = arrays_of.plain(name, params[name], dtype)
-                if tuple(a.shape) != shape:
-                    raise checks.wrong_shape(name, layout.axes(name), shape, tuple(a.shape))
-                found[-1][argument] = arrays_of.contiguous(a)
-        return found
+        return [
+            {argument: self.weight(layout, params, name, dtype) for argument, (name, _) in more.items()}
+            for more in layout.extras
+        ]
 
     def states(
         self, name: str, state: Any, count: int, shape: tuple[int, ...], axes: str, dtype: str
@@ -209,6 +215,15 @@ class TorchArrays(DeviceArrays):
     def contiguous(self, a: Any) -> Any:
         return a.detach().contiguous()
 
+    def numbers(self, memory: Any, shape: Sequence[int], dtype: str) -> Any:
+        return memory.view(getattr(self.torch, dtype))[: math.prod(shape)].reshape(*shape)
+
+    def joined(self, arrays: Sequence[Any]) -> Any:
+        return self.torch.cat(list(arrays), -1)
+
+    def repeated(self, a: Any, count: int) -> Any:
+        return a.repeat(count, 1)
+
     def stream(self) -> int:
         if self.where.type == "cpu":
             return 0
@@ -254,6 +269,15 @@ class CupyArrays(DeviceArrays):
 
     def contiguous(self, a: Any) -> Any:
         return self.cupy.ascontiguousarray(a)
+
+    def numbers(self, memory: Any, shape: Sequence[int], dtype: str) -> Any:
+        return memory.view(dtype)[: math.prod(shape)].reshape(*shape)
+
+    def joined(self, arrays: Sequence[Any]) -> Any:
+        return self.cupy.concatenate(list(arrays), -1)
+
+    def repeated(self, a: Any, count: int) -> Any:
+        return self.cupy.repeat(a[None], count, 0)
 
     def stream(self) -> int:
         return int(self.cupy.cuda.get_current_stream().ptr)

@@ -23,6 +23,7 @@ class NumpyArrays:
     lengths = staticmethod(checks.lengths_of)
     flags = staticmethod(checks.flags_of)
     output = staticmethod(checks.output)
+    weight = staticmethod(checks.weight)
     share_memory = staticmethod(np.may_share_memory)
 
     @staticmethod
@@ -39,6 +40,16 @@ class NumpyArrays:
     def made(a: Array, dtype: Any) -> Array:
         """An array of this library from NumPy's."""
         return a.astype(dtype, copy=False)
+
+    @staticmethod
+    def joined(arrays: Sequence[Array]) -> Array:
+        """Arrays side by side, along the last axis."""
+        return np.concatenate(arrays, axis=-1)
+
+    @staticmethod
+    def repeated(a: Array, count: int) -> Array:
+        """Rows (count, n) that are all a."""
+        return np.repeat(a[None], count, axis=0)
 
     @staticmethod
     def numpy(a: Array) -> Array:

@@ -133,7 +133,7 @@ int differing() {
     for (int u = H; u < padded; u++) dslots[row * padded + u] = T{};
 
   const Steps steps{T_steps, B, 0, 0, nullptr, nullptr, nullptr};
-  const Arena<T> arena{h.data(), c.data(), T_steps + 1, T_steps + 1, B, padded, 0, 0, 0};
+  const Arena<T> arena{h.data(), nullptr, c.data(), T_steps + 1, T_steps + 1, B, padded, 0, 0, 0};
   using Forward = PersistentForward<Lstm, Math, W>;
   const int chunks = padded / per_chunk<T>;
   typename Forward::Args args{};
