@@ -196,7 +196,7 @@ def test_wrong_options(options, error, message):
 
 def test_other_tensors():
     layer = layer_of()
-    with pytest.raises(NotImplementedError, match=r"^lstm_peephole: expected float32 or float64"):
-        layer(torch.zeros(2, 1, 3, dtype=torch.float16))
+    with pytest.raises(TypeError, match=r"^lstm_peephole: expected tensors of floating-point numbers, got"):
+        layer(torch.zeros(2, 1, 3, dtype=torch.int64))
     with pytest.raises(TypeError, match=r"^x: expected"):
         layer(torch.zeros(2, 1, 3))

@@ -7,7 +7,9 @@ output.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
+from operator import or_
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +20,8 @@ from pyrnn.reference.products import EPSILON
 
 
 def where(condition: Array, x: Any, y: Any) -> Array:
-    return np.asarray(np.where(condition, x, y))
+    chosen: Array = np.where(condition, x, y)
+    return chosen
 
 
 def absolute(x: Array) -> Array:
@@ -71,7 +74,8 @@ class Curve(NamedTuple):
     bound: float = 0.0  # 0: none
 
     def value(self, x: Array) -> Array:
-        return np.asarray(CURVES[self.name][0](clipped(x, self.bound), self.alpha, self.beta))
+        y: Array = CURVES[self.name][0](clipped(x, self.bound), self.alpha, self.beta)
+        return y
 
     def slope(self, y: Array) -> Array:
         slope = np.asarray(CURVES[self.name][1](y, self.alpha, self.beta))
@@ -91,41 +95,59 @@ class Inside(NamedTuple):
     kept: float  # the probability behind it
 
 
-class Varied(Value):
-    """An array and what it comes from: a pre-activation meets the candidate's activation, c the output's."""
+class Acting(Value):
+    """Activations by where an array comes from: a pre-activation meets the candidate's, c the output's."""
 
     inside: Inside
     origin: int  # 1: from a slot, 2: from the output's activation
 
-    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> Any:
-        plain = [x.view(np.ndarray) if isinstance(x, Varied) else x for x in inputs]
-        origins = [getattr(x, "origin", 0) for x in inputs if isinstance(x, Varied)]
-        result = getattr(ufunc, method)(*plain, **keywords)
-        return self.like(result, int(np.bitwise_or.reduce(origins)))
+    def bare(self) -> Any:
+        """The array without them."""
+        raise NotImplementedError
 
-    def like(self, a: Any, origin: int = 0) -> Varied:
-        return varied(a, self.inside, origin)
+    def like(self, a: Any, origin: int = 0) -> Array:
+        """Another array with them."""
+        raise NotImplementedError
 
     def gate(self) -> Array:
-        return self.like(self.inside.gate.value(self.view(np.ndarray)))
+        return self.like(self.inside.gate.value(self.bare()))
 
     def gate_slope(self) -> Array:
-        return self.like(self.inside.gate.slope(self.view(np.ndarray)))
+        return self.like(self.inside.gate.slope(self.bare()))
 
     def squash(self) -> Array:
-        x, inside = self.view(np.ndarray), self.inside
+        x, inside = self.bare(), self.inside
         if not self.origin & 1:
             return self.like(inside.output.value(x), 2)
         y = inside.candidate.value(x)
         return self.like(y if inside.mask is None else y * inside.mask)
 
     def squash_slope(self) -> Array:
-        y, inside = self.view(np.ndarray), self.inside
+        y, inside = self.bare(), self.inside
         if self.origin & 2:
             return self.like(inside.output.slope(y))
         if inside.mask is None:
             return self.like(inside.candidate.slope(y))
         return self.like(inside.candidate.slope(y * inside.kept) * inside.mask)
+
+
+class Varied(Acting, np.ndarray[Any, np.dtype[Any]]):
+    """NumPy's array with activations of its own."""
+
+    def __array_ufunc__(self, ufunc: Any, method: str, *inputs: Any, **keywords: Any) -> Any:
+        plain = [x.bare() if isinstance(x, Varied) else x for x in inputs]
+        return self.like(getattr(ufunc, method)(*plain, **keywords), origin_of(inputs))
+
+    def bare(self) -> Array:
+        return self.view(np.ndarray)
+
+    def like(self, a: Any, origin: int = 0) -> Array:
+        return varied(a, self.inside, origin)
+
+
+def origin_of(inputs: Sequence[Any]) -> int:
+    """Where the result of an operation comes from."""
+    return reduce(or_, (x.origin for x in inputs if isinstance(x, Acting)), 0)
 
 
 def varied(a: Any, inside: Inside, origin: int = 0) -> Varied:
@@ -151,6 +173,10 @@ class VariedCell:
         The probability behind the masks.
     """
 
+    #: An array that brings its activations, and one without them.
+    acting: Callable[[Any, Inside, int], Any] = staticmethod(varied)
+    bare: Callable[[Any], Any] = staticmethod(np.asarray)
+
     def __init__(
         self,
         cell: Any,
@@ -171,15 +197,15 @@ class VariedCell:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.cell, name)
 
-    def of(self, t: int, arrays: Slots, origin: int = 0) -> list[Varied]:
+    def of(self, t: int, arrays: Slots, origin: int = 0) -> list[Any]:
         """Arrays that bring what is inside the cell at step t."""
         output = Curve("affine", 0.0, 1.0) if self.apart else self.output  # o in the place of h
         mask = None if self.masks is None else self.masks[t]
         inside = Inside(*self.curves, output, mask, self.kept)
-        return [varied(a, inside, origin) for a in arrays]
+        return [self.acting(a, inside, origin) for a in arrays]
 
-    def read(self, a: Array, s: Array) -> Array:
-        return np.asarray(self.cell.read(self.of(0, a, 1), self.of(0, s)))
+    def read(self, a: Slots, s: Slots) -> list[Array]:
+        return [self.bare(x) for x in self.cell.read(self.of(0, a, 1), self.of(0, s))]
 
     def read_saved(self, save: Array, s: Array) -> Array:
         return np.asarray(self.cell.read_saved(save, s))
@@ -200,10 +226,10 @@ class VariedCell:
             return x
         return x * self.gain + (0 if self.bias is None else self.bias)
 
-    def forward(self, t: int, a: Array, s: Array, p: Array) -> tuple[list[Array], list[Array]]:
+    def forward(self, t: int, a: Slots, s: Slots, p: Slots) -> tuple[list[Array], list[Array]]:
         """The states, and what is kept: the cell's, then o, the clipped c, and what h is made of."""
         new, save = self.cell.forward(self.of(t, a, 1), self.of(t, s), self.of(t, p))
-        states, kept = [np.asarray(x) for x in new], [np.asarray(x) for x in save]
+        states, kept = [self.bare(x) for x in new], [self.bare(x) for x in save]
         if self.apart:
             o, c = states[0], clipped(states[1], self.clip)
             x, inverse = (c, np.ones_like(c)) if self.gain is None else self.normalised(c)

@@ -20,7 +20,8 @@ from pyrnn import functional
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Array
 from pyrnn.torch import arrays
-from pyrnn.torch.operators import HANDLES, LIBRARY, keep, place
+from pyrnn.torch.engines import place
+from pyrnn.torch.operators import HANDLES, LIBRARY, keep
 
 ARGUMENTS = "str[] names, str options, bool causal, int query_offset"
 LIBRARY.define(f"attend(Tensor[] inputs, {ARGUMENTS}, bool save) -> Tensor[]")

@@ -8,16 +8,16 @@ of `pyrnn.torch.formulas`, as often as wanted.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyrnn.layout import Array
 from pyrnn.torch import arrays, formulas
 from pyrnn.torch.arrays import Call
+from pyrnn.torch.engines import place
 
 ARGUMENTS = (
     "Tensor x, Tensor[] state, Tensor[] weights, str cell, int directions, bool batch_first, "
@@ -57,11 +57,6 @@ def keep(saved: list[Any], read: tuple[Any, ...]) -> Tensor:
     handle.saved, handle.read = saved, read
     HANDLES[handle.ctypes.data] = handle
     return torch.from_numpy(handle)
-
-
-def place(a: Array) -> tuple[int, ...]:
-    """Where an array's elements are."""
-    return (a.ctypes.data, *a.strides)
 
 
 def options_of(
@@ -239,35 +234,38 @@ def differentiate_backward(ctx: Any, seconds: Sequence[Tensor | None]) -> tuple[
     """The backward of `sequence_backward`."""
     G, S, W = ctx.counts
     saved = ctx.saved_tensors
-    grads, x, state, weights = saved[:G], saved[G], saved[G + 1 : G + 1 + S], saved[G + 1 + S : G + 1 + S + W]
+    read = saved[G : G + 1 + S + W]
     rest = joined(saved[G + 1 + S + W :], ctx.rest)
-    results = second_gradients(grads, x, state, weights, rest, seconds)
+    results = second_gradients(plain_of(rest, S), saved[:G], read, seconds)
     others = results[G + 1 :]
     return list(results[:G]), None, results[G], list(others[:S]), list(others[S:]), *[None] * len(rest)
 
 
+def plain_of(rest: Sequence[Any], S: int) -> Callable[..., tuple[Tensor, ...]]:
+    """The results of x, S states and the weights, by the plain operations."""
+
+    def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(formulas.sequence(x, tensors[:S], tensors[S:], *rest))
+
+    return run
+
+
 def second_gradients(
+    forward: Callable[..., tuple[Tensor, ...]],
     grads: Sequence[Tensor],
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    rest: Sequence[Any],
+    read: Sequence[Tensor],
     seconds: Sequence[Tensor | None],
 ) -> Sequence[Tensor]:
-    """Gradients of grads, x, state and weights from those of the results of `sequence_backward`.
+    """Gradients of `grads`, those of the results of `forward`, and of what it read.
 
-    By PyTorch, through the plain operations.
+    From those of the gradients of what it read; by PyTorch, through the plain operations that `forward` is.
     """
-    G, S = len(grads), len(state)
+    G = len(grads)
 
     def firsts(*inputs: Tensor) -> tuple[Tensor, ...]:
-        def forward(*inputs: Tensor) -> tuple[Tensor, ...]:
-            return tuple(formulas.sequence(inputs[0], inputs[1 : 1 + S], inputs[1 + S :], *rest))
-
         results: tuple[Tensor, ...] = torch.func.vjp(forward, *inputs[G:])[1](tuple(inputs[:G]))
         return results
 
-    read = (x, *state, *weights)
     given = tuple(torch.zeros_like(a) if s is None else s for a, s in zip(read, seconds, strict=True))
     results: Sequence[Tensor] = torch.func.vjp(firsts, *grads, *read)[1](given)
     return results

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from pyrnn.torch.operators import LIBRARY, SEQUENCE, SEQUENCE_BACKWARD, second_gradients
+from pyrnn.torch.operators import LIBRARY, SEQUENCE, SEQUENCE_BACKWARD, plain_of, second_gradients
 
 Operator = Callable[..., Sequence[Tensor]]
 
@@ -145,7 +145,7 @@ class TransformedBackward(torch.autograd.Function):
     def backward(ctx: Any, *seconds: Tensor) -> tuple[Any, ...]:
         """By PyTorch, through the plain operations."""
         grads, _, x, state, weights, *rest = kept(ctx)
-        results = second_gradients(grads, x, state, weights, rest, seconds)
+        results = second_gradients(plain_of(rest, len(state)), grads, (x, *state, *weights), seconds)
         G = len(grads)
         return None, *results[:G], None, *results[G:], *[None] * (len(ctx.leaves) - 1 - len(results))
 

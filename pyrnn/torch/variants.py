@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cells and options that `torch.nn` does not have, in its layers: peepholes, zoneout, layer normalisation …
 
-`pyrnn.torch.varying` runs all layers and directions as `pyrnn.functional` does: first derivatives, eager and
-through `torch.compile` and `torch.export`; `torch.func` refuses them.
+`pyrnn.torch.varying` runs all layers and directions as `pyrnn.functional` does, eager and through
+`torch.compile` and `torch.export`. Where there are no kernels (transforms of `torch.func`, derivatives of
+derivatives, other devices and number types) the plain operations of `pyrnn.torch.plain` do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,10 +21,10 @@ from pyrnn import checks, options
 from pyrnn.functional import KERNELS
 from pyrnn.initial import forget_gates, periods
 from pyrnn.layout import Layout
-from pyrnn.torch import eager, varying
-from pyrnn.torch.arrays import DTYPES
+from pyrnn.torch import eager, plain, varying
 from pyrnn.torch.reading import concrete
-from pyrnn.torch.varying import VARIED, Call, Varied, flat, form_of, nested
+from pyrnn.torch.varied_operators import VARIED, Varied
+from pyrnn.torch.varying import Call, engine_for, flat, form_of, nested
 
 
 class Variant(NamedTuple):
@@ -227,9 +229,15 @@ def run(
     check(layer.cell, (input, *states, *weights))
     if hx is not None and (len(states) != expected or isinstance(hx, Tensor) != (form == (1, 0))):
         raise ValueError(f"hx: expected {expected} tensors, got {len(states)} in a {type(hx).__name__}")
-    y, *rest = computed(
-        layer, input, states, weights, (lengths, mask, resets), reset_to == "initial", return_states
-    )
+    flags = (lengths, mask, resets)
+    kind, result = input.device.type, None
+    if torch.is_autocast_enabled(kind):
+        # As of PyTorch's own layers: the kernels compute in the parameters' number type.
+        result = input.dtype if layer.mode == "GRU" else torch.get_autocast_dtype(kind)
+        input, states = input.to(weights[0].dtype), [s.to(weights[0].dtype) for s in states]
+    with torch.autocast(kind, enabled=False) if result is not None else nullcontext():
+        found = computed(layer, input, states, weights, flags, reset_to == "initial", return_states)
+    y, *rest = found if result is None else [a.to(result) for a in found]
     groups = [rest[:expected], rest[expected:]] if return_states else [rest]
     return y, *(nested(form, group) for group in groups)
 
@@ -263,7 +271,9 @@ def computed(
         return_states,
         checkpoint,
     )
-    if by_operator(x, states, weights):
+    if by_plain_operations(call, x, weights):
+        return plain.layers(x, states, weights, call)
+    if torch.compiler.is_compiling() or not eager.unwatched() or not concrete(x, states, weights):
         results: Sequence[Tensor] = VARIED(x, states, weights, *call, torch.is_grad_enabled())[:-1]
         return results
     save = torch.is_grad_enabled() and eager.any_requires_grad(x, states, weights)
@@ -271,18 +281,25 @@ def computed(
     return results
 
 
-def check(cell: str, tensors: Sequence[Any]) -> None:
-    """NotImplementedError for what only PyTorch's own layers could take."""
-    for a in tensors:
-        if not isinstance(a, Tensor) or a.device.type != "cpu" or a.dtype not in DTYPES:
-            what = f"{a.dtype} on {a.device}" if isinstance(a, Tensor) else type(a).__name__
-            raise NotImplementedError(f"{cell}: expected float32 or float64 tensors on the CPU, got {what}")
-
-
-def by_operator(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:
-    """Whether something else than autograd watches the call; `torch.func` is refused by the function."""
+def by_plain_operations(call: Call, x: Tensor, weights: Sequence[Tensor]) -> bool:
+    """Whether no kernels compute a call."""
     if torch.compiler.is_compiling():
-        return True
-    if eager.transforms() or eager.forward_mode():
-        return False
-    return not eager.unwatched() or not concrete(x, states, weights)
+        return not known(call.layers, call.return_states, x.device, weights[0].dtype)
+    watched = eager.transforms() or eager.forward_mode()
+    return watched or engine_for(call, x.device, weights[0].dtype) is None
+
+
+@torch.compiler.assume_constant_result
+def known(layers: str, return_states: bool, device: torch.device, dtype: torch.dtype) -> bool:
+    """Whether kernels compute calls of these layers."""
+    call = Call(layers, False, False, 0.0, None, None, None, None, False, return_states, False)
+    return engine_for(call, device, dtype) is not None
+
+
+def check(cell: str, tensors: Sequence[Any]) -> None:
+    """TypeError for what no layer takes."""
+    for a in tensors:
+        if not isinstance(a, Tensor):
+            raise TypeError(f"{cell}: expected tensors, got {type(a).__name__}")
+        if not a.is_floating_point():
+            raise TypeError(f"{cell}: expected tensors of floating-point numbers, got {a.dtype}")

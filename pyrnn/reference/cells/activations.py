@@ -2,7 +2,7 @@
 """Activations on real and complex arrays, with the derivative taken from the output, for the cells."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 
@@ -11,8 +11,8 @@ from pyrnn.layout import Array
 Slots: TypeAlias = Array | Sequence[Array]  # indexed by slot, state or parameter first, then (B, H)
 
 
-class Value(np.ndarray[Any, np.dtype[Any]]):
-    """An array that brings activations of its own, in the place of the sigmoid and of the others."""
+class Value:
+    """What an array is, too, that brings activations of its own, in the place of the sigmoid and others."""
 
     def gate(self) -> Array:
         """In the place of the sigmoid."""
@@ -30,11 +30,12 @@ class Sigmoid:
             return x.gate()
         negative = x.real < 0
         e = np.exp(np.where(negative, x, -x))
-        return np.asarray(np.where(negative, e, 1) / (1 + e))
+        y: Array = np.where(negative, e, 1) / (1 + e)
+        return y
 
     @staticmethod
     def df(y: Array) -> Array:
-        return y.gate_slope() if isinstance(y, Value) else np.asarray(y * (1 - y))
+        return y.gate_slope() if isinstance(y, Value) else y * (1 - y)
 
 
 class Tanh:
