@@ -45,6 +45,10 @@ constexpr bool wanted(const char* name) { return lists(PYRNN_ONLY, name); }
 constexpr bool wanted(const char*) { return true; }
 #endif
 
+// Whether a cell whose step has stages is one of late slots, no more than there is room for.
+template <class Cell>
+constexpr bool late_fits = late_of<Cell> > 0 && sizeof(Cell::from_h) / sizeof(int) <= max_slots;
+
 template <class Cell, bool Wanted>
 constexpr LayerFunctions entry() {
   if constexpr (Wanted) return functions<Cell>();
@@ -55,8 +59,10 @@ constexpr LayerFunctions entry() {
 
 const LayerFunctions* PYRNN_FUNCTIONS(int cell) {
 #define PYRNN_ENTRY(name, ...) entry<__VA_ARGS__, wanted(name)>(),
-  static const LayerFunctions all[] = {PYRNN_CELLS(PYRNN_ENTRY)};
+#define PYRNN_STAGED_ENTRY(name, ...) entry<__VA_ARGS__, wanted(name) && late_fits<__VA_ARGS__>>(),
+  static const LayerFunctions all[] = {PYRNN_CELLS(PYRNN_ENTRY) PYRNN_STAGED_CELLS(PYRNN_STAGED_ENTRY)};
 #undef PYRNN_ENTRY
+#undef PYRNN_STAGED_ENTRY
   return &all[cell];
 }
 

@@ -2,37 +2,21 @@
 // The launches of one layer in one direction. No allocation, no wait: all of it may be captured in a graph.
 #pragma once
 
+#include "carver.h"
+#include "late.h"
 #include "masks.h"
 #include "persistent.h"
 
 namespace pyrnn {
 namespace cuda {
 
-// Hands out 256-byte aligned pieces of one block of memory; with a null base it only counts.
-struct Carver {
-  char* base;
-  size_t used = 0;
-  template <class T>
-  T* take(int64_t count) {
-    T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
-    used += (size_t(count) * sizeof(T) + 255) / 256 * 256;
-    return piece;
-  }
-};
-
-inline int64_t blocks_of(int64_t n, int64_t size) { return (n + size - 1) / size; }
-
-inline bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % sizeof(Words) == 0; }
-
-inline Steps steps_of(const Layer& layer) {
-  return {layer.sizes.T, layer.sizes.B, layer.reverse, layer.reset_to_initial, layer.lengths, layer.mask, layer.resets};
-}
-
 template <class Cell, class Math>
 struct LayerOf {
   using T = typename Math::Number;
   using A = Accumulator<T>;
   static constexpr int X = FromX<Cell>::count, R = FromH<Cell>::count, V = per_words<T>;
+  static constexpr bool late = late_of<Cell> > 0, resident = Math::tensor && !late;
+  using Slots = Late<Cell>;
 
   const Layer& layer;
   const Machine& machine;
@@ -43,8 +27,7 @@ struct LayerOf {
   LayerOf(const Layer& layer, const Machine& machine)
       : layer(layer), machine(machine), Steps_(layer.sizes.T), B(layer.sizes.B), I(layer.sizes.I), H(layer.sizes.H),
         padded(padded_units(H)), entries(Steps_ * B), steps(steps_of(layer)),
-        problem{layer.sizes,    Cell::slots,    Cell::states, X,          R,
-                int(sizeof(T)), int(sizeof(A)), Math::tensor, Math::exact} {}
+        problem{layer.sizes, Cell::slots, Cell::states, X, R, int(sizeof(T)), int(sizeof(A)), resident, Math::exact} {}
 
   Arena<T> arena(const void* data) const {
     Arena<T> a{};
@@ -62,9 +45,17 @@ struct LayerOf {
     return a;
   }
   size_t states_bytes() const {
+    return arena_bytes() + piece_bytes<T>((layer.save ? entries : B) * Slots::reads * padded);
+  }
+  size_t arena_bytes() const {
     const Arena<T> a = arena(nullptr);
     return piece_bytes<T>(a.slots * B * padded) * (drops() ? 2 : 1) +
            piece_bytes<A>((Cell::states - 1) * a.rest_slots * B * padded);
+  }
+
+  LateRows<T> late_rows(const void* states, A* left) const {
+    char* read = static_cast<char*>(const_cast<void*>(states)) + arena_bytes();
+    return {reinterpret_cast<T*>(read), left, layer.save, B, Slots::reads, padded};
   }
 
   // ---- masks
@@ -112,9 +103,22 @@ struct LayerOf {
 
   int64_t at_once() const { return steps_at_once(problem); }
 
+  struct ForwardScratch {
+    A *inputs, *left;
+    uint8_t* masks;
+  };
+  size_t carve_forward(void* base, ForwardScratch& scratch) const {
+    Carver memory{static_cast<char*>(base)};
+    scratch.inputs = memory.take<A>(at_once() * B * X * padded);
+    scratch.left = memory.take<A>(late ? B * Slots::early * padded : 0);
+    scratch.masks = memory.take<uint8_t>(mask_bytes());
+    return memory.used;
+  }
+
   LayerMemory forward_memory() const {
+    ForwardScratch forward;
     return {states_bytes(), layer.save ? piece_bytes<T>(entries * Cell::saved * padded) : 0,
-            piece_bytes<A>(at_once() * B * X * padded) + piece_bytes<uint8_t>(mask_bytes())};
+            carve_forward(nullptr, forward)};
   }
 
   ForwardPoint<Cell, T> forward_point(const LayerForward& call) const {
@@ -163,8 +167,9 @@ struct LayerOf {
 
   int forward(const LayerForward& call) const {
     ForwardPoint<Cell, T> point = forward_point(call);
-    uint8_t* masks = static_cast<uint8_t*>(call.workspace) + piece_bytes<A>(at_once() * B * X * padded);
-    if (draw(masks, point.regular, call.stream)) return 1;
+    ForwardScratch scratch;
+    carve_forward(call.workspace, scratch);
+    if (draw(scratch.masks, point.regular, call.stream)) return 1;
     const Tier chosen = tier(false);
     if (chosen == tier_automatic) return refuse_tier();
     if (chosen == tier_grid && clear_exchange(point.arena, call.stream)) return 1;
@@ -178,7 +183,7 @@ struct LayerOf {
         continue;
       }
       for (int64_t i = from; i < from + count; i++)
-        if (step_forward(call, point, i)) return 1;
+        if (step_forward(call, point, scratch.left, i)) return 1;
     }
     typename Finish<Cell, T>::Args finish{};
     finish.arena = point.arena;
@@ -216,7 +221,7 @@ struct LayerOf {
 
   int persistent_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t from,
                          int64_t count) const {
-    if constexpr (Math::tensor) {
+    if constexpr (resident) {
       using Body = PersistentForward<Cell, Math, resident_warps>;
       typename Body::Args args{point, {}, from, count, static_cast<const T*>(call.weight_hh)};
       const Launch shape = placed<Body>(place(problem, false, machine), args, call.stream);
@@ -226,7 +231,7 @@ struct LayerOf {
   }
 
   int persistent_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point) const {
-    if constexpr (Math::tensor) {
+    if constexpr (resident) {
       const int64_t rows = entries * Cell::slots;
       if (fill_bytes(point.dslots, unwritten_byte, size_t(rows * padded) * sizeof(T), call.stream)) return 1;
       if (clear_padding(point.dslots, rows, call.stream)) return 1;
@@ -238,38 +243,33 @@ struct LayerOf {
     return refuse_tier();
   }
 
-  int step_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t i) const {
-    using Body = StepForward<Cell, Math>;
-    typename Body::Args args{};
-    args.point = point;
-    args.step = i;
-    args.h = {point.arena.h_row(point.arena.slot(i), 0), plain_axis(B, padded), plain_axis(H, 1), 1, 0, steps};
-    args.weights = {
-        call.weight_hh, nested_axis(R, Body::units, H * H, H, nullptr), plain_axis(H, 1), fits(call.weight_hh, H, 0), 0,
-        steps};
-    args.weights.row.inner_exists = H;
-    Launch shape;
-    shape.x = blocks_of(H, Body::units);
-    shape.y = blocks_of(B, Body::rows);
-    shape.shared = Body::Block::shared;
-    shape.stream = call.stream;
-    return launch<Body>(shape, args);
+  int step_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, A* left, int64_t i) const {
+    if constexpr (late) {
+      return LateSteps<Cell, Math, LayerOf>{*this, late_rows(call.states, left)}.forward(call, point, i);
+    } else {
+      return PlainSteps<Cell, Math, LayerOf>{*this}.forward(call, point, i);
+    }
   }
-
   // ---- backward
 
   struct Scratch {
     T* dslots;
-    A *ds, *dinitial, *dparams, *partial;
+    A *ds, *dinitial, *dparams, *left, *partial;
     uint8_t* masks;
   };
   int64_t weight_splits(int64_t columns, int64_t rows) const {
     return splits_of(blocks_of(rows, 64) * blocks_of(columns, 64), chunks_of<T>(entries), machine);
   }
   int64_t partial_size() const {
-    const int64_t x = weight_splits(I, X * H) * X * H * I, h = weight_splits(H, R * H) * R * H * H;
-    const int64_t bias = column_splits(entries) * Cell::slots * H;
-    return x > h ? (x > bias ? x : bias) : (h > bias ? h : bias);
+    int64_t most = column_splits(entries) * Cell::slots * H;
+    const auto product = [&](int64_t rows, int64_t columns) {
+      const int64_t size = weight_splits(columns, rows) * rows * columns;
+      most = size > most ? size : most;
+    };
+    product(X * H, I);
+    product(Slots::early * H, H);
+    product(Slots::each * H, H);
+    return most;
   }
   size_t carve(void* base, Scratch& scratch) const {
     Carver memory{static_cast<char*>(base)};
@@ -277,6 +277,7 @@ struct LayerOf {
     scratch.ds = memory.take<A>(Cell::states * B * padded);
     scratch.dinitial = memory.take<A>(Cell::states * B * padded);
     scratch.dparams = memory.take<A>(Cell::params * B * padded);
+    scratch.left = memory.take<A>(late ? B * Cell::slots * padded : 0);
     scratch.partial = memory.take<A>(partial_size());
     scratch.masks = memory.take<uint8_t>(mask_bytes());
     return memory.used;
@@ -313,7 +314,7 @@ struct LayerOf {
       if (persistent_backward(call, point)) return 1;
     } else {
       for (int64_t i = Steps_ - 1; i >= -1; i--)
-        if (step_backward(call, point, i)) return 1;
+        if (step_backward(call, point, scratch.left, i)) return 1;
     }
     return gradients(call, scratch, point);
   }
@@ -323,27 +324,13 @@ struct LayerOf {
     return nested_axis(count, H, padded, 1, select);
   }
 
-  int step_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, int64_t i) const {
-    using Body = StepBackward<Cell, Math>;
-    typename Body::Args args{};
-    args.point = point;
-    args.step = i;
-    const int64_t t = i + 1 < Steps_ ? steps.time(i + 1) : 0;
-    args.dslots = {point.dslot(t, 0, 0),
-                   plain_axis(B, Cell::slots * padded),
-                   slot_columns(R, H, padded, Cell::from_h),
-                   H % V == 0,
-                   0,
-                   steps};
-    args.weights = {call.weight_hh, plain_axis(H, 1), plain_axis(R * H, H), fits(call.weight_hh, H, 0), 0, steps};
-    Launch shape;
-    shape.x = blocks_of(H, Body::units);
-    shape.y = blocks_of(B, Body::rows);
-    shape.shared = Body::Block::shared;
-    shape.stream = call.stream;
-    return launch<Body>(shape, args);
+  int step_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, A* left, int64_t i) const {
+    if constexpr (late) {
+      return LateSteps<Cell, Math, LayerOf>{*this, late_rows(call.states, left)}.backward(call, point, i);
+    } else {
+      return PlainSteps<Cell, Math, LayerOf>{*this}.backward(call, point, i);
+    }
   }
-
   // What needs no order of time: one product each over all steps.
   int gradients(const LayerBackward& call, const Scratch& scratch, const BackwardPoint<Cell, T>& point) const {
     const auto rows_of = [&](int count, const int* select) {
@@ -367,7 +354,19 @@ struct LayerOf {
     if (call.dweight_hh) {
       const Operand h{
           point.arena.h_row(point.arena.first(), 0), plain_axis(H, 1), plain_axis(entries, padded), 1, skips, steps};
-      if (weight_product(rows_of(R, Cell::from_h), h, call.dweight_hh, scratch, call.stream)) return 1;
+      if (weight_product(rows_of(Slots::early, Cell::from_h), h, call.dweight_hh, scratch, call.stream)) return 1;
+      for (int k = 0; k < Slots::reads; k++) {
+        const Operand read{late_rows(call.states, nullptr).row(0, 0, k),
+                           plain_axis(H, 1),
+                           plain_axis(entries, Slots::reads * padded),
+                           1,
+                           skips,
+                           steps};
+        const int first = Slots::first(k);
+        if (weight_product(rows_of(Slots::each, Cell::from_h + first), read,
+                           static_cast<T*>(call.dweight_hh) + first * H * H, scratch, call.stream))
+          return 1;
+      }
     }
     if (call.dbias_ih && bias_sum(call.dbias_ih, X, Cell::from_x, scratch, call.stream)) return 1;
     if (call.dbias_hh && bias_sum(call.dbias_hh, R, Cell::from_h, scratch, call.stream)) return 1;

@@ -84,7 +84,7 @@ constexpr int host_memory = 1;
 
 constexpr const char* cells[] = {
 #define PYRNN_ENTRY(name, ...) name,
-    PYRNN_CELLS(PYRNN_ENTRY)
+    PYRNN_CELLS(PYRNN_ENTRY) PYRNN_STAGED_CELLS(PYRNN_ENTRY)
 #undef PYRNN_ENTRY
 };
 constexpr int cell_count = int(sizeof cells / sizeof *cells);

@@ -33,6 +33,16 @@ struct FromH {
   static PYRNN_FN constexpr int at(int i) { return packed >> 4 * i & 15; }
 };
 
+// How many of from_h do not read h, and how many vectors they read; see csrc/cells/cell.h.
+template <class Cell, class = void>
+constexpr int late_of = 0;
+template <class Cell>
+constexpr int late_of<Cell, decltype(void(Cell::late))> = Cell::late;
+template <class Cell, class = void>
+constexpr int reads_of = late_of<Cell> > 0;
+template <class Cell>
+constexpr int reads_of<Cell, decltype(void(Cell::reads))> = Cell::reads;
+
 // Which sequences advance at which step. Step i of the processing is time `time(i)`.
 struct Steps {
   int64_t T, B;
@@ -116,7 +126,7 @@ struct ForwardPoint {
     if (!arena.whole) return h;
     arena.state_row(arena.slot(i), b)[u] = h;
     if (i >= steps.T) return h;
-    return Narrow<T>::from(widen(h) * regular.factor((steps.time(i) * steps.B + b) * arena.padded + u));
+    return Narrow<T>::from(widen(h) * regular.factor(at(steps.time(i), b, u)));
   }
 
   // The states that step i starts from.
@@ -130,6 +140,17 @@ struct ForwardPoint {
     PYRNN_UNROLL for (int j = 0; j < FromX<Cell>::count; j++) x[j] = row[j * arena.padded];
   }
 
+  PYRNN_FN int64_t at(int64_t t, int64_t b, int64_t u) const { return (t * steps.B + b) * arena.padded + u; }
+
+  // The pre-activations: `x` the input product's share, `h` the products of R.
+  PYRNN_FN void slots(int64_t u, const A (&x)[FromX<Cell>::count], const A (&h)[FromH<Cell>::count],
+                      A (&a)[Cell::slots]) const {
+    PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) a[k] = 0;
+    PYRNN_UNROLL for (int j = 0; j < FromX<Cell>::count; j++) a[FromX<Cell>::at(j)] += x[j];
+    PYRNN_UNROLL for (int j = 0; j < FromH<Cell>::count; j++)
+        a[FromH<Cell>::at(j)] += h[j] + (bias_hh ? widen(bias_hh[j * H + u]) : A(0));
+  }
+
   // Step i: `x` its share of the input product, `h` its products with R, `s` what it starts from, and on return what
   // the next one starts from. Writes all but what the next product reads, which it returns.
   PYRNN_FN T advance(int64_t i, int64_t b, int64_t u, const A (&x)[FromX<Cell>::count],
@@ -138,14 +159,11 @@ struct ForwardPoint {
     A s_new[Cell::states], save[Cell::saved], a[Cell::slots], p[Cell::params + 1];
     T* out = element<T>(y, t, b) + u;
     if (steps.active(t, b)) {
-      PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) a[k] = 0;
-      PYRNN_UNROLL for (int j = 0; j < FromX<Cell>::count; j++) a[FromX<Cell>::at(j)] += x[j];
-      PYRNN_UNROLL for (int j = 0; j < FromH<Cell>::count; j++)
-          a[FromH<Cell>::at(j)] += h[j] + (bias_hh ? widen(bias_hh[j * H + u]) : A(0));
+      slots(u, x, h, a);
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
       Cell::forward(a, s, p, s_new, save);
       if (regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
-          const A share = regular.share((t * steps.B + b) * arena.padded + u, k);
+          const A share = regular.share(at(t, b, u), k);
           s_new[k] = (1 - share) * s_new[k] + share * s[k];
         }
       *out = Narrow<T>::from(s_new[0]);
@@ -181,6 +199,7 @@ struct BackwardPoint {
   A* dparams;       // (params, B, padded)
   Regular<A> regular;
 
+  PYRNN_FN int64_t at(int64_t t, int64_t b, int64_t u) const { return (t * steps.B + b) * arena.padded + u; }
   PYRNN_FN A* of_state(A* data, int s, int64_t b) const { return data + (s * steps.B + b) * arena.padded; }
 
   // What step i reads: nothing that the steps after it compute.
@@ -208,7 +227,7 @@ struct BackwardPoint {
     if (i + 1 >= steps.T) return;
     const int64_t t = steps.time(i + 1);
     if (!steps.active(t, b)) return;
-    product *= regular.factor((t * steps.B + b) * arena.padded + u);
+    product *= regular.factor(at(t, b, u));
     if (steps.restarts(t, b))
       of_state(dinitial, 0, b)[u] += product;
     else
@@ -219,7 +238,16 @@ struct BackwardPoint {
   // gradient of the slots, which the weights' gradients and step i - 1 need.
   PYRNN_FN void retreat(int64_t i, int64_t b, int64_t u, A product, const Kept& kept, A (&d)[Cell::states],
                         T (&out)[Cell::slots]) const {
-    A da[Cell::slots], p[Cell::params + 1], dp[Cell::params + 1];
+    A da[Cell::slots];
+    through_cell(i, b, u, product, kept, d, da);
+    cut(steps.time(i), b, u, d);
+    PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) out[k] = Narrow<T>::from(da[k]);
+  }
+
+  // Its first part, to the gradients of the states before and of the slots.
+  PYRNN_FN void through_cell(int64_t i, int64_t b, int64_t u, A product, const Kept& kept, A (&d)[Cell::states],
+                             A (&da)[Cell::slots]) const {
+    A p[Cell::params + 1], dp[Cell::params + 1];
     receive(i, b, u, product, d);
     const int64_t t = steps.time(i);
     PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) da[k] = 0;
@@ -228,18 +256,21 @@ struct BackwardPoint {
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
       A past[Cell::states] = {};
       if (regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
-          past[k] = regular.share((t * steps.B + b) * arena.padded + u, k) * d[k];
+          past[k] = regular.share(at(t, b, u), k) * d[k];
           d[k] -= past[k];
         }
       Cell::backward(kept.save, kept.s, p, d, da, dp);
       PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) d[k] += past[k];
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) dparams[(k * steps.B + b) * arena.padded + u] += dp[k];
-      if (steps.restarts(t, b)) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
-          of_state(dinitial, k, b)[u] += d[k];
-          d[k] = 0;
-        }
     }
-    PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) out[k] = Narrow<T>::from(da[k]);
+  }
+
+  // Where step t began anew, the gradient is the initial states'.
+  PYRNN_FN void cut(int64_t t, int64_t b, int64_t u, A (&d)[Cell::states]) const {
+    if (steps.restarts(t, b)) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
+        of_state(dinitial, k, b)[u] += d[k];
+        d[k] = 0;
+      }
   }
 
   // After step 0.

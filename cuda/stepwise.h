@@ -163,5 +163,58 @@ struct StepBackward {
   }
 };
 
+// A grid of the blocks of `Body` over the sequences and units of a layer `of`.
+template <class Body, class Of>
+Launch step_shape(const Of& of, void* stream) {
+  Launch shape;
+  shape.x = (of.H + Body::units - 1) / Body::units;
+  shape.y = (of.B + Body::rows - 1) / Body::rows;
+  shape.shared = Body::Block::shared;
+  shape.stream = stream;
+  return shape;
+}
+
+// Their launches, of a layer `Of`.
+template <class Cell, class Math, class Of>
+struct PlainSteps {
+  using T = typename Math::Number;
+  static constexpr int R = FromH<Cell>::count;
+  const Of& of;
+
+  int forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t i) const {
+    using Body = StepForward<Cell, Math>;
+    typename Body::Args args{};
+    args.point = point;
+    args.step = i;
+    args.h = {
+        point.arena.h_row(point.arena.slot(i), 0), plain_axis(of.B, of.padded), plain_axis(of.H, 1), 1, 0, of.steps};
+    args.weights = {call.weight_hh,
+                    nested_axis(R, Body::units, of.H * of.H, of.H, nullptr),
+                    plain_axis(of.H, 1),
+                    of.fits(call.weight_hh, of.H, 0),
+                    0,
+                    of.steps};
+    args.weights.row.inner_exists = of.H;
+    return launch<Body>(step_shape<Body>(of, call.stream), args);
+  }
+
+  int backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, int64_t i) const {
+    using Body = StepBackward<Cell, Math>;
+    typename Body::Args args{};
+    args.point = point;
+    args.step = i;
+    const int64_t t = i + 1 < of.Steps_ ? of.steps.time(i + 1) : 0;
+    args.dslots = {point.dslot(t, 0, 0),
+                   plain_axis(of.B, Cell::slots * of.padded),
+                   of.slot_columns(R, of.H, of.padded, Cell::from_h),
+                   of.H % Of::V == 0,
+                   0,
+                   of.steps};
+    args.weights = {
+        call.weight_hh, plain_axis(of.H, 1), plain_axis(R * of.H, of.H), of.fits(call.weight_hh, of.H, 0), 0, of.steps};
+    return launch<Body>(step_shape<Body>(of, call.stream), args);
+  }
+};
+
 }  // namespace cuda
 }  // namespace pyrnn

@@ -14,8 +14,16 @@ from pyrnn.reference.cells import possible
 from pyrnn.reference.functional import REFERENCE
 
 CELLS = sorted(reference.cells())
-#: Those whose step is a plain product of h: what streams, the compiled decoder and the CUDA kernels know.
+#: Those whose step is a plain product of h: what streams and the compiled decoder know.
 FUSED = [name for name in CELLS if not REFERENCE.specs[name].staged]
+#: What the CUDA kernels know: those, and cells whose last slots read what they make of the first ones.
+ON_CUDA = [
+    name
+    for name in CELLS
+    if REFERENCE.specs[name].from_h
+    and not REFERENCE.specs[name].ordered
+    and REFERENCE.specs[name].from_h <= 8
+]
 #: The first of each interface: the others differ from one of these in their formula alone.
 DISTINCT = list(
     {

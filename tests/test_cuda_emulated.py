@@ -8,7 +8,7 @@ the hardware, and speed.
 import numpy as np
 import pytest
 from emulation import emulation
-from problems import DISTINCT, FUSED, OPTIONS, Problem, varied
+from problems import DISTINCT, FUSED, ON_CUDA, OPTIONS, Problem, varied
 from tolerances import FLOAT64, float32_bound, l2_error, max_error
 
 from pyrnn import _core, reference
@@ -49,7 +49,7 @@ def test_float64(cell, kind, sizes):
         assert max_error(a, expected[name]) <= FLOAT64, name
 
 
-@pytest.mark.parametrize("cell", FUSED)
+@pytest.mark.parametrize("cell", ON_CUDA)
 def test_every_cell(cell):
     problem = Problem(cell, *SIZES[1], kind="all")
     expected = problem.run(reference)
@@ -99,6 +99,28 @@ def test_masks_of_training(cell, kind, tier, sizes, options):
         for p, m in ((problem, module), (problem.exact(), reference))
     )
     bound = FLOAT64 if tier == "float64" else 2 * float32_bound(problem.T)
+    for name, a in found.items():
+        assert l2_error(a, expected[name]) <= bound, name
+
+
+@pytest.mark.parametrize(
+    ("cell", "kind", "masks", "sizes", "dtype"),
+    varied(
+        OPTIONS,
+        (None, "step", "certain"),
+        SIZES,
+        (np.float32, np.float64),
+        cells=[cell for cell in DISTINCT if cell in ON_CUDA and cell not in FUSED],
+    ),
+)
+def test_late_slots(cell, kind, masks, sizes, dtype):
+    """Cells whose last products wait for what their first ones make: two kernels a step."""
+    problem = Problem(cell, *sizes, kind=kind, dtype=dtype)
+    found, expected = (
+        p.run(m, rng=np.random.Generator(np.random.Philox(5)), **REGULARIZED.get(masks, {}))
+        for p, m in ((problem, emulation()), (problem.exact(), reference))
+    )
+    bound = FLOAT64 if dtype is np.float64 else 2 * float32_bound(problem.T)
     for name, a in found.items():
         assert l2_error(a, expected[name]) <= bound, name
 

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from problems import FUSED, OPTIONS, Problem
+from problems import FUSED, ON_CUDA, OPTIONS, Problem
 from test_cuda_layers import layer_of, solve
 from tolerances import l2_error
 
@@ -26,7 +26,7 @@ def missing():
 if missing():
     pytest.skip(missing(), allow_module_level=True)
 
-EVERY_CELL = pytest.mark.parametrize("cell", FUSED)
+EVERY_CELL = pytest.mark.parametrize("cell", ON_CUDA)
 #: T, B, I, H, layers, directions
 SMALL = [(5, 3, 4, 6, 2, 2), (3, 17, 33, 17, 1, 2), (4, 70, 8, 33, 1, 1)]
 LARGE = [
@@ -51,7 +51,7 @@ def errors(cell, sizes, kind, number, tier):
     problem.params = {n: torch.tensor(a).to(dtype).double().numpy() for n, a in problem.params.items()}
     option = {"compute_dtype": "tf32"} if number == "tf32" else {"dtype": number}
     layer = layer_of(problem, **option)
-    layer._backend.tier = tier
+    layer._backend.tier = tier if cell in FUSED else "automatic"
     got = solve(
         layer,
         problem,

@@ -147,6 +147,7 @@ def test_batch_first_out_and_lengths_on_the_device(library):
 OPTIONAL = [
     ("lstm", {"zoneout": (0.2, 0.1), "recurrent_dropout": 0.3, "merge": "sum"}),
     ("gru", {"recurrent_dropout": 0.4, "recurrent_dropout_kind": "step", "dropout": 0.3}),
+    ("gru_reset_before", {"zoneout": 0.2}),
     ("lstm_peephole", {"weight_dropout": 0.4, "hidden_size": (5, 9)}),
     ("lstm", {"learn_initial_state": True, "forget_bias": 1.0}),
 ]
@@ -205,8 +206,8 @@ def test_what_only_the_cpu_has(library, option):
 
 
 def test_cells_that_only_the_cpu_has(library):
-    with pytest.raises(NotImplementedError, match=r"^cell='gru_reset_before' is not implemented on CUDA"):
-        pyrnn.GRU(3, 4, reset_after=False, device="cuda")
+    with pytest.raises(NotImplementedError, match=r"^cell='clockwork' is not implemented on CUDA"):
+        pyrnn.Recurrent("clockwork", 3, 4, device="cuda")
 
 
 def test_states_of_every_step_are_the_cpus(library):

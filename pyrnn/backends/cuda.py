@@ -122,11 +122,11 @@ class CudaBackend(Backend):
     def __init__(self, device: str, precision: str = "exact") -> None:
         self.device, self.precision = open_library(device), precision
         self.tier = "automatic"
-        # Cells whose step has stages are the CPU's.
+        # A product of h, of every weight, into at most eight slots.
         cells = {
             name: cell
             for name, cell in _core.cells().items()
-            if not (cell["late"] or cell.get("ordered")) and cell["from_h"]
+            if 0 < len(cell["from_h"]) <= 8 and not cell.get("ordered")
         }
         super().__init__(cells, self.run, self.run_backward, NUMBERS, installed_library(self.device))
 
