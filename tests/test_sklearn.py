@@ -170,6 +170,13 @@ def test_errors(X, y, options, message):
         SequenceClassifier(**SMALL | options).fit(X, y)
 
 
+@pytest.mark.parametrize("sizes", [(4, 3), (4, 4)])
+def test_layers_are_of_one_size(sizes):
+    model = SequenceClassifier(**SMALL | {"hidden_size": sizes, "num_layers": 2})
+    with pytest.raises(TypeError, match=r"^hidden_size: expected an integer, got tuple"):
+        model.fit([np.ones((3, 2))] * 2, [0, 1])
+
+
 def test_wrong_sequences_to_predict(walks):
     X, y = walks
     model = SequenceClassifier(**SMALL | {"max_iter": 1}).fit(X, y)

@@ -106,7 +106,7 @@ class SequenceEstimator(BaseEstimator):  # type: ignore[misc,unused-ignore]
         self.layer_ = pyrnn.Recurrent(
             self.cell,
             sequences.steps.shape[1],
-            self.hidden_size,
+            checks.size("hidden_size", self.hidden_size),
             self.num_layers,
             bidirectional=self.bidirectional,
             dropout=dropout,
