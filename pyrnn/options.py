@@ -260,8 +260,14 @@ def chosen(given: MoreOptions) -> Chosen:
     checks.flag("cell_norm", options.cell_norm)
     if options.forget_bias is not None:
         checks.finite("forget_bias", options.forget_bias)
-    activations = options.activations
-    if isinstance(activations, list | tuple):
-        # As a file gives them back, and out of the caller's reach.
-        activations = tuple(tuple(a) if isinstance(a, list) else a for a in activations)
-    return options._replace(activations=activations)
+    # As a file gives them back, and out of the caller's reach.
+    return Chosen(*map(plain, options))
+
+
+def plain(value: Any) -> Any:
+    """NumPy's numbers, bools and strings as Python's own, which files can hold, and sequences as tuples."""
+    if isinstance(value, np.floating):
+        return float(value)
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(map(plain, value)) if isinstance(value, list | tuple) else value

@@ -169,7 +169,8 @@ class Recurrent(Described):
         )
         self.batch_first = checks.flag("batch_first", batch_first)
         self.dropout = checks.probability("dropout", dropout)
-        self.zoneout = zoneout if checks.rates("zoneout", zoneout, self._layout.spec.states) else 0.0
+        checks.rates("zoneout", zoneout, self._layout.spec.states)
+        self.zoneout = options.plain(zoneout)
         self.recurrent_dropout = checks.probability("recurrent_dropout", recurrent_dropout)
         self.dtype = checks.float_dtype(dtype) if device == "cpu" else self._backend.dtype("dtype", dtype)
         self.compute_dtype = checks.compute_dtype(compute_dtype, self.dtype)

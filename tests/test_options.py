@@ -311,6 +311,9 @@ def test_masks_are_drawn_afresh():
         pyrnn.GRU(3, 5, activations=["softsign", ("elu", 0.5)], gate_clip=2.0, batch_first=True, seed=0),
         pyrnn.LSTM(3, 5, bidirectional=True, merge="sum", forget_bias=1.0, weight_dropout=0.1, seed=0),
         pyrnn.LSTM(3, 5, **CANDIDATE, seed=0),
+        pyrnn.LSTM(3, 5, zoneout=[np.float32(0.25), 0.5], learn_initial_state=np.True_, seed=0),
+        pyrnn.GRU(3, 5, activations=[("elu", np.float32(0.5)), "tanh"], gate_clip=np.float16(2), seed=0),
+        pyrnn.LSTM(3, 5, forget_bias=np.int64(1), recurrent_dropout_kind=np.str_("step"), seed=0),
     ],
     ids=str,
 )
