@@ -37,7 +37,7 @@ struct Additive {
 
   template <class V>
   static PYRNN_FN V prepare(V x) {
-    return exp_normal(x + x);
+    return exp_twice(x);
   }
   template <class V>
   static PYRNN_FN V phi(V q, V k) {
