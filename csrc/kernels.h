@@ -211,6 +211,7 @@ struct AttentionArgs {
   void *context, *weights;  // (B, Tq, Dv), (B, Tq, Tk)
   void* kept;  // (B, Tq, Tk), for backward: p of a monotonic alignment, weights before the Gaussian *
   void *query_size, *key_size;  // (B, Tq), (B, Tk), for backward: max |q_d| of each row, or 1/|q| for unit rows
+  void* phi;  // (B, Tk, D), for backward, of one query and an additive score: φ of it and each key; dkey may be there *
   void* workspace;
 };
 

@@ -200,7 +200,7 @@ def attention_forward(
     weight_filter: Array | None = None,
     weight_location: Array | None = None,
     weight_coverage: Array | None = None,
-    params: Array | None = None,
+    phi: Array | None = None,
     save: bool = False,
 ) -> AttentionSaved | None: ...
 def attention_backward(

@@ -17,28 +17,47 @@ CORE: Any = _core
 
 
 def forward(a: Arguments, save: bool, out: Array | None) -> tuple[Array, Array, Any]:
-    """`_core.attention_forward` into `out` or a new array, and new weights."""
+    """`_core.attention_forward` into `out` or a new array, and new weights.
+
+    What the only query of an additive score makes of every key is kept in the array that a backward will
+    write the keys' gradient into: no memory more, and the first backward need not compute it again.
+    """
     (B, Tq, _), (_, Tk, Dv), dtype = a.query.shape, a.value.shape, a.query.dtype
     context = _core.empty((B, Tq, Dv), dtype) if out is None else out
     weights = _core.empty((B, Tq, Tk), dtype)
     options = {name: value for name, value in zip(OPTIONS, a[POSITIONAL:], strict=True) if value is not None}
-    kept = CORE.attention_forward(*a[:POSITIONAL], context, weights, save=save, **options)
-    return context, weights, (a, kept) if save else None
+    if not save:
+        CORE.attention_forward(*a[:POSITIONAL], context, weights, **options)
+        return context, weights, None
+    room: list[Array] = []
+    if Tq == 1 and a.score == "additive" and a.weight_filter is None and a.weight_coverage is None:
+        room.append(_core.empty(a.key.shape, dtype))
+        options["phi"] = room[0]
+    kept = CORE.attention_forward(*a[:POSITIONAL], context, weights, save=True, **options)
+    return context, weights, (a, kept, room)
 
 
 def backward(saved: Any, dcontext: Array, dweights: Array | None) -> dict[str, Array]:
-    """`_core.attention_backward` into new arrays."""
-    a, kept = saved
-    grads = {name: _core.empty(array.shape, array.dtype) for name, array in a.differentiable().items()}
+    """`_core.attention_backward` into new arrays, once into the one that forward left for it."""
+    a, kept, room = saved
+    try:  # threads may share what a forward saved: one of them gets the room
+        dkey = room.pop()
+    except IndexError:
+        dkey = _core.empty(a.key.shape, a.key.dtype)
+    others = [None if (x := a[i]) is None else _core.empty(x.shape, x.dtype) for i in OTHERS]
+    grads: list[Any] = [others[0], dkey, *others[1:]]
     dbias = np.empty(1, a.query.dtype)
-    before, after = DIFFERENTIABLE[:4], DIFFERENTIABLE[4:]
-    CORE.attention_backward(kept, dcontext, dweights, *map(grads.get, before), dbias, *map(grads.get, after))
-    return grads | {"bias_score": dbias.reshape(())}
+    CORE.attention_backward(kept, dcontext, dweights, *grads[:4], dbias, *grads[4:])
+    named = {name: d for name, d in zip(DIFFERENTIABLE, grads, strict=True) if d is not None}
+    named["bias_score"] = dbias.reshape(())
+    return named
 
 
 #: How many of the arguments `_core.attention_forward` takes by position; the others by name.
 POSITIONAL = Arguments._fields.index("mask")
 OPTIONS = Arguments._fields[POSITIONAL:]
+#: Where the arguments are that have a gradient, but for the keys, the second of them.
+OTHERS = tuple(Arguments._fields.index(name) for name in DIFFERENTIABLE if name != "key")
 
 
 def multiply(a: Array, b: Array) -> Array:

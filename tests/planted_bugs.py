@@ -209,8 +209,8 @@ BUGS = (
     attention_bug(
         "the gradient of v of one sequence alone",
         "csrc/engine/attention_backward.h",
-        "sum += from[b * stride + d];",
-        "sum = from[b * stride + d];",
+        "sum += load_tail(from + b * stride + d, n);",
+        "sum = load_tail(from + b * stride + d, n);",
     ),
     attention_bug(
         "the gradient of values from one context alone",

@@ -402,3 +402,37 @@ def test_what_is_kept_for_the_backward_keeps_its_arrays():
     for first, second in ((grads, again), (decoder_grads, decoder_again)):
         for name, a in first.items():
             assert a is None or isinstance(a, list) or np.array_equal(a, second[name]), name
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("D", [7, 33])
+def test_phi_saves_work_and_changes_nothing(D, dtype):
+    """Once it is where dkey goes the backward need not compute it; before and after that it does."""
+    p = {"score": "additive", "alignment": "softmax", "B": 3, "Tq": 1, "Tk": 9, "D": D, "Dv": 5}
+    p |= {"dtype": dtype, "F": 0, "covers": False}
+    arguments = forward_arguments(p)
+    arguments["bounds"][1] = 2, 6
+    arguments["key"][1, 7] = np.nan  # beyond the bounds
+    phi = np.full_like(arguments["key"], np.nan)
+    mask = np.arange(9) % 4 > 0
+    options = {"mask": np.tile(mask, (3, 1, 1)), "save": True}
+    results = []
+    for more in ({}, {"phi": phi}):
+        saved = _core.attention_forward(**arguments | options | more)
+        for dkey in (np.full_like(phi, np.nan), phi, phi):
+            grads = gradients_like(p, arguments, {}) | {"dkey": dkey}
+            _core.attention_backward(saved, **grads)
+            given = ("dquery", "dkey", "dvalue", "dweight_score", "dbias")
+            results.append({name: grads[name].copy() for name in given})
+    assert all(np.isfinite(a).all() for a in results[0].values())
+    for result in results[1:]:
+        assert all(np.array_equal(result[name], a) for name, a in results[0].items())
+
+
+@pytest.mark.parametrize("change", [{"Tq": 2}, {"score": "dot"}, {"F": 2}, {"covers": True}])
+def test_phi_is_of_one_query(change):
+    p = {"score": "additive", "alignment": "softmax", "B": 2, "Tq": 1, "Tk": 3, "D": 4, "Dv": 5}
+    p |= {"dtype": np.float32, "F": 0, "covers": False} | change
+    arguments = forward_arguments(p)
+    with pytest.raises(ValueError, match=r"^phi: expected None but for one query"):
+        _core.attention_forward(**arguments, phi=np.empty((2, 3, 4), np.float32), save=True)

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // _core.attention_forward and _core.attention_backward: scores, alignment and context of whole arrays.
 #include <memory>
+#include <utility>
 
 #include <pybind11/stl.h>
 
@@ -20,6 +21,7 @@ struct AttentionSaved : Made {
   AttentionArgs args;
   std::vector<py::object> arrays;
   Buffer kept, sizes;
+  bool phi_there;  // args.phi is as the forward left it
 };
 
 py::object attention_forward(const std::string& score_name, const std::string& alignment, const py::array& query,
@@ -27,7 +29,7 @@ py::object attention_forward(const std::string& score_name, const std::string& a
                              const py::array& bounds, const py::object& context, const py::object& weights,
                              const std::optional<py::array>& mask, const Array& bias, double scale, const Array& center,
                              double sigma, const Array& previous, const Array& coverage, const Array& weight_filter,
-                             const Array& weight_location, const Array& weight_coverage, bool save) {
+                             const Array& weight_location, const Array& weight_coverage, const Array& phi, bool save) {
   const Type type = array_type("query", query);
   for (const auto& [name, array] : {std::pair{"query", query}, {"key", key}, {"value", value}})
     if (array.ndim() != 3)
@@ -44,6 +46,9 @@ py::object attention_forward(const std::string& score_name, const std::string& a
                                 arrays, args);
   args.context = arrays.out("context", context, {B, Tq, Dv});
   args.weights = arrays.out("weights", weights, {B, Tq, Tk});
+  args.phi = arrays.out("phi", phi, {B, Tk, D});
+  if (args.phi && !(args.weight_score && s.Tq == 1 && !args.history.filters && !args.history.coverage))
+    throw py::value_error("phi: expected None but for one query and an additive score without history");
 
   const AttentionKernels& kernels = chosen_kernels().attention[score][type];
   Buffer kept, sizes;
@@ -55,11 +60,11 @@ py::object attention_forward(const std::string& score_name, const std::string& a
     kernels.forward(args, threads);
   });
   if (!save) return py::none();
-  return py::cast(std::unique_ptr<AttentionSaved>(
-      new AttentionSaved{{}, score, type, args, std::move(arrays.kept), std::move(kept), std::move(sizes)}));
+  return py::cast(std::unique_ptr<AttentionSaved>(new AttentionSaved{
+      {}, score, type, args, std::move(arrays.kept), std::move(kept), std::move(sizes), args.phi != nullptr}));
 }
 
-void attention_backward(const AttentionSaved& saved, const py::object& dcontext, const Array& dweights,
+void attention_backward(AttentionSaved& saved, const py::object& dcontext, const Array& dweights,
                         const py::object& dquery, const py::object& dkey, const py::object& dvalue,
                         const Array& dweight_score, const py::object& dbias, const Array& dcenter,
                         const Array& dprevious, const Array& dcoverage, const Array& dweight_filter,
@@ -74,6 +79,7 @@ void attention_backward(const AttentionSaved& saved, const py::object& dcontext,
                         args, arrays, g);
   g.dcontext = arrays.in("dcontext", dcontext, {{"B", s.B}, {"Tq", s.Tq}, {"Dv", s.Dv}});
   g.dquery = arrays.out("dquery", dquery, {{"B", s.B}, {"Tq", s.Tq}, {"D", s.D}});
+  if (g.dkey != args.phi || !std::exchange(saved.phi_there, false)) args.phi = nullptr;
   const AttentionKernels& kernels = chosen_kernels().attention[saved.score][saved.type];
   without_lock([&] {
     const int threads = num_threads();
@@ -118,8 +124,9 @@ void bind_attention(py::module_& m) {
         "weight_score"_a, "bounds"_a, "context"_a, "weights"_a, py::kw_only(), "mask"_a = py::none(),
         "bias"_a = py::none(), "scale"_a = 1.0, "center"_a = py::none(), "sigma"_a = 1.0, "previous"_a = py::none(),
         "coverage"_a = py::none(), "weight_filter"_a = py::none(), "weight_location"_a = py::none(),
-        "weight_coverage"_a = py::none(), "save"_a = false,
-        "Writes context and weights; returns what backward needs when `save`.");
+        "weight_coverage"_a = py::none(), "phi"_a = py::none(), "save"_a = false,
+        "Writes context and weights; returns what backward needs when `save`. With one query of an additive score, a\n"
+        "backward is faster whose dkey is the array that was phi here.");
   m.def("attention_backward", attention_backward, "saved"_a, "dcontext"_a, "dweights"_a, "dquery"_a, "dkey"_a,
         "dvalue"_a, "dweight_score"_a, "dbias"_a, "dcenter"_a, "dprevious"_a, "dcoverage"_a, "dweight_filter"_a,
         "dweight_location"_a, "dweight_coverage"_a,

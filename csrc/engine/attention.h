@@ -113,6 +113,8 @@ struct ScoreBlock {
   int64_t query_stride, key_stride;
   const T* weight;  // whole vectors
   int64_t padded;
+  T* phi = nullptr;  // rows of D numbers, one for each key: φ of the only query
+  int64_t D = 0;
 
   // put(first query, queries, first key, keys, sums) for tiles of queries [0, nq) and keys [0, nk), where wanted(the
   // same); sums[a·tile_keys + b] is that of query a and key b of the tile.
@@ -122,13 +124,20 @@ struct ScoreBlock {
       const int n = int(smaller(tile_keys, nk - j));
       const T* k[tile_keys];
       for (int i = 0; i < tile_keys; i++) k[i] = keys + smaller(j + i, nk - 1) * key_stride;
-      run_tiles(nq, tile_queries, [&](int64_t first, int m) {
+      // Inlined, put() costs half: a few cycles a pair.
+      run_tiles(nq, tile_queries, [&](int64_t first, int m) __attribute__((always_inline)) {
         if (!wanted(first, m, j, n)) return;
         const T* q[tile_queries];
         for (int i = 0; i < m; i++) q[i] = queries + (first + i) * query_stride;
         T sums[tile_queries * tile_keys];
-        with_constant<tile_queries>(
-            m, [&](auto rows) { score_tile<Score, T, decltype(rows)::value>(q, k, weight, padded, sums); });
+        if (Score::weighted && phi) {
+          T* kept[tile_keys];
+          for (int i = 0; i < tile_keys; i++) kept[i] = phi + smaller(j + i, nk - 1) * D;
+          score_tile<Score, T, 1, Score::weighted>(q, k, weight, padded, sums, kept, D);
+        } else {
+          with_constant<tile_queries>(
+              m, [&](auto rows) { score_tile<Score, T, decltype(rows)::value>(q, k, weight, padded, sums); });
+        }
         put(first, m, j, n, sums);
       });
     }
@@ -139,17 +148,17 @@ struct ScoreBlock {
 constexpr int panel_vectors = 4, sum_rows = vector_registers == 32 ? 6 : 3;
 
 // A block of columns of rows row(0) .. row(K - 1), each times scale[k] where there is one, as a panel [row][vectors of
-// the block], zeros past the end; tells whether every number is finite.
+// the block], zeros past the end; tells whether every number is finite. `asks`: for the next block too, in memory.
 template <class T, class Row>
 PYRNN_FN bool pack_panel(const Row& row, const T* scale, int64_t first, int64_t K, int64_t columns, int vectors,
-                         T* panel) {
+                         T* panel, bool asks = true) {
   constexpr int L = lanes<T>;
   Vec<T> zero{};  // x - x is zero unless x is infinite or not a number
   for (int64_t k = 0; k < K; k++) {
     const T* from = row(k) + first;
     for (int v = 0; v < vectors; v++, panel += L) {
       const Vec<T> x = load_tail(from + v * L, columns - v * L);
-      prefetch(from + (panel_vectors + v) * L);  // the next block
+      if (asks) prefetch(from + (panel_vectors + v) * L);
       zero += x - x;
       store(panel, scale ? x * scale[k] : x);
     }
@@ -165,6 +174,9 @@ struct SumTile {
   int64_t stride, K, columns;
   const T* panel;
   bool add;
+  const T* next = nullptr;  // where row 0 of the next panel is in memory; others are next_stride apart
+  int64_t next_stride = 0;
+  int asked = 0, asks = 0;  // lines of every row that tiles before have asked for, and with this one
 };
 
 // Careful: a weight of zero takes no part, whatever the panel holds there.
@@ -179,6 +191,7 @@ __attribute__((noinline)) void sum_tile(const SumTile<T>& tile) {
   for (int64_t k = 0; k < tile.K; k++, panel += NV * L) {
     Vec<T> b[NV];
     PYRNN_UNROLL for (int v = 0; v < NV; v++) b[v] = load(panel + v * L);
+    for (int v = tile.asked; v < tile.asks; v++) prefetch(tile.next + k * tile.next_stride + v * L);
     PYRNN_UNROLL for (int m = 0; m < MR; m++) {
       const T weight = x[m][k * stride];
       if (careful && weight == 0) continue;
@@ -205,12 +218,16 @@ __attribute__((noinline)) void run_sum_tile(const SumTile<T>& tile, int rows, in
   });
 }
 
-// One block of columns of out(m) = Σ_k x(m)[k·stride] · panel[k] for m < M.
+// One block of columns of out(m) = Σ_k x(m)[k·stride] · panel[k] for m < M. Few tiles share out the lines of the next
+// panel in memory, where there is one: asked for all at once they would be waited for.
 template <class T, class X, class Out>
 PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const T* panel, int64_t columns,
-                        const Out& out, bool add, bool careful) {
-  SumTile<T> tile{{}, {}, stride, K, columns, panel, add};
+                        const Out& out, bool add, bool careful, const T* next = nullptr, int64_t next_stride = 0) {
+  SumTile<T> tile{{}, {}, stride, K, columns, panel, add, next, next_stride};
+  const int share = next ? int(ceil_div(panel_vectors, ceil_div(larger(M, 1), sum_rows))) : 0;
   run_tiles(M, sum_rows, [&](int64_t m, int n) {
+    tile.asked = tile.asks;
+    tile.asks = int(smaller(panel_vectors, tile.asks + share));
     for (int i = 0; i < n; i++) {
       tile.x[i] = x(m + i);
       tile.out[i] = out(m + i);
@@ -219,8 +236,8 @@ PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const 
   });
 }
 
-// out (M, C), rows `out_stride` apart, = Σ_k x(m)[k·stride] · scale[k] · row(k) for k < K; columns in blocks of
-// panel_vectors vectors, those in `blocks`. `panel` has room for K rows of a panel. `add`: added to out.
+// out (M, C), rows `out_stride` apart, = Σ_k x(m)[k·stride] · scale[k] · row(k) for k < K, rows evenly apart; columns
+// in blocks of panel_vectors vectors, those in `blocks`. `panel` has room for K rows of a panel. `add`: added to out.
 template <class T, class X, class Row>
 PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, const Row& row, const T* scale, int64_t C,
                             Range blocks, T* panel, T* out, int64_t out_stride, bool add = false) {
@@ -228,8 +245,12 @@ PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, co
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     const int64_t first = block * width, columns = smaller(width, C - first);
     if (stopped()) return;
-    const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel);
-    sum_block(M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, add, !finite);
+    const bool few = M <= panel_vectors * sum_rows && K > 1 && block + 1 < blocks.end;
+    const T* const next = few ? row(0) + first + width : nullptr;
+    const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel, !next);
+    sum_block(
+        M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, add, !finite, next,
+        next ? row(1) - row(0) : 0);
   }
 }
 

@@ -287,10 +287,13 @@ struct AttentionBackward : PairGradients<Score, T> {
 
   template <class Out>
   PYRNN_FN void sum_sequences(const T* from, int64_t stride, Range mine, const Out& out) const {
-    for (int64_t d = mine.begin; d < mine.end; d++) {
-      T sum = 0;
-      for (int64_t b = 0; b < s.B; b++) sum += from[b * stride + d];
-      out(d) = sum;
+    for (int64_t d = mine.begin; d < mine.end; d += L) {
+      const int64_t n = smaller(L, mine.end - d);
+      Vec<T> sum{};
+      for (int64_t b = 0; b < s.B; b++) sum += load_tail(from + b * stride + d, n);
+      T sums[L];
+      store_unaligned(sums, sum);
+      for (int64_t i = 0; i < n; i++) out(d + i) = sums[i];
     }
   }
 

@@ -63,8 +63,13 @@ struct AttentionForward {
     if (has_history()) history.prepare();
     if constexpr (Score::weighted) {
       const T* w = static_cast<const T*>(args.weight_score);
-      for (int64_t d = 0; d < padded; d++) weight[d] = d < s.D ? w[d] : T(0);
-      for (int64_t d = 0; d < s.D; d++) sum_of_weights += w[d];
+      Vec<T> sum{};
+      for (int64_t d = 0; d < s.D; d += L) {
+        const Vec<T> x = load_tail(w + d, s.D - d);
+        store(weight + d, x);
+        sum += x;
+      }
+      sum_of_weights = sum_of_lanes<T>(sum);
     }
   }
 
@@ -95,7 +100,9 @@ struct AttentionForward {
       for (int64_t j = pieces.keys(piece).begin; j < pieces.keys(piece).end; j++) all[j] = 0;
       for (int64_t j = 0; j < keys.size(); j++) k_sizes[j] = k_size[j];
     }
-    score_block(b, queries, keys, q_rows, k_rows, q_size, k_size);
+    T* const phi = Score::weighted && s.Tq == 1 && args.phi ? static_cast<T*>(args.phi) + (b * s.Tk + keys.begin) * s.D
+                                                            : nullptr;
+    score_block(b, queries, keys, q_rows, k_rows, q_size, k_size, phi);
   }
 
   // The score of a pair from its sum, or in the form that holds everywhere where the sizes are beyond the limit.
@@ -108,14 +115,16 @@ struct AttentionForward {
   }
 
   // The scores of prepared queries and keys of a sequence, in the other form where they are beyond the limit of theirs.
+  // With `phi`, backward takes all keys, those that a mask leaves out with a gradient of zero.
   void score_block(int64_t b, Range queries, Range keys, const T* q_rows, const T* k_rows, const T* q_size,
-                   const T* k_size) const {
+                   const T* k_size, T* phi = nullptr) const {
     const int64_t* bounds = args.bounds + row(b, 0) * 2;
     const uint8_t* mask = args.mask ? args.mask + row(b, 0) * s.Tk : nullptr;
-    const ScoreBlock<Score, T> block{q_rows, k_rows, padded, padded, weight, padded};
+    const ScoreBlock<Score, T> block{q_rows, k_rows, padded, padded, weight, padded, phi, s.D};
     block.run(
         queries.size(), keys.size(),
         [&](int64_t first, int m, int64_t j, int n) {
+          if (phi) return true;
           for (int a = 0; a < m; a++)
             for (int c = 0; c < n; c++)
               if (pair_wanted(mask, bounds, queries.begin + first + a, keys.begin + j + c)) return true;

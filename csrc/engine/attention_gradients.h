@@ -97,20 +97,33 @@ struct PairGradients {
            T(Score::limit[sizeof(T) == sizeof(double)]);
   }
 
+  // What the gradients of a sequence's scores sum up to, of those in the score's own form.
+  template <bool careful>
+  PYRNN_FN T sum_of_gradients(int64_t b, Range keys) const {
+    T sum = 0;
+    for (int64_t i = row(b, 0); i < row(b + 1, 0); i++)
+      for (int64_t j = keys.begin; j < keys.end; j++)
+        if (!careful || pair_within_limit(i, b * s.Tk + j)) sum += ds[i * s.Tk + j];
+    return sum;
+  }
+
   void additive_features(int thread, int64_t piece) const {
     const int64_t b = piece / parts;
     const Range slices = part(ceil_div(s.D, slice_vectors * L), piece % parts, parts);
     const Range keys = attended(args.bounds + row(b, 0) * 2, {0, s.Tq}, {0, s.Tk});
     clear_rows(static_cast<T*>(g.dkey), s.D, b, keys, slices, slice_vectors * L);
     const bool within = within_limit(b, keys);
+    const T sum_of_ds = within ? sum_of_gradients<false>(b, keys) : sum_of_gradients<true>(b, keys);
     for (int64_t slice = slices.begin; slice < slices.end && !stopped(); slice++)
-      if (within && s.Tq > 0 && s.Tq <= few_queries)
-        with_constant<few_queries>(int(s.Tq),
-                                   [&](auto queries) { additive_few<decltype(queries)::value>(b, keys, slice); });
+      if (within && s.Tq == 1 && args.phi)
+        additive_few<1, true>(b, keys, slice, sum_of_ds);
+      else if (within && s.Tq > 0 && s.Tq <= few_queries)
+        with_constant<few_queries>(
+            int(s.Tq), [&](auto queries) { additive_few<decltype(queries)::value>(b, keys, slice, sum_of_ds); });
       else if (within)
-        additive_slice<false>(thread, b, keys, slice);
+        additive_slice<false>(thread, b, keys, slice, sum_of_ds);
       else
-        additive_slice<true>(thread, b, keys, slice);
+        additive_slice<true>(thread, b, keys, slice, sum_of_ds);
   }
 
   // Some vectors of the features of one sequence's queries and keys, [row][L] each.
@@ -128,31 +141,33 @@ struct PairGradients {
   }
 
   // The gradients of a few vectors of features where one tile takes all queries: a key is read and its gradient written
-  // once, nothing is kept in between.
-  template <int MQ>
-  void additive_few(int64_t b, Range keys, int64_t slice) const {
+  // once, nothing is kept in between. Of a single query φ may be there from the forward, even in the place of dkey.
+  template <int MQ, bool kept = false>
+  void additive_few(int64_t b, Range keys, int64_t slice, T sum_of_ds) const {
     constexpr int V = MQ > 2 ? slice_vectors / 2 : slice_vectors;
-    T sum_of_ds = 0;
-    for (int64_t i = row(b, 0) * s.Tk; i < row(b, MQ) * s.Tk; i++) sum_of_ds += ds[i];
+    const T* from = static_cast<const T*>(kept ? args.phi : args.key);
     for (int64_t first = slice * slice_vectors * L; first < smaller((slice + 1) * slice_vectors * L, s.D);
          first += V * L) {
       Vec<T> q[MQ][V], dq[MQ][V] = {}, dw[MQ][V] = {}, w[V];
       PYRNN_UNROLL for (int v = 0; v < V; v++) {
         const int64_t d = first + v * L;
         w[v] = weight_of_slopes(d);
-        PYRNN_UNROLL for (int m = 0; m < MQ; m++) q[m][v] = Score::prepare(
-            load_tail(static_cast<const T*>(args.query) + row(b, m) * s.D + d, larger(0, s.D - d)));
+        if constexpr (!kept)
+          PYRNN_UNROLL for (int m = 0; m < MQ; m++) q[m][v] = Score::prepare(
+              load_tail(static_cast<const T*>(args.query) + row(b, m) * s.D + d, larger(0, s.D - d)));
       }
       for (int64_t j = keys.begin; j < keys.end; j++) {
         const int64_t at = (b * s.Tk + j) * s.D + first;
         PYRNN_UNROLL for (int v = 0; v < V; v++) {
           const int64_t n = larger(0, s.D - first - v * L);
-          prefetch(static_cast<const T*>(args.key) + at + (V + v) * L);  // the next vectors of the row
+          prefetch(from + at + (V + v) * L);  // the next vectors of the row
           __builtin_prefetch(static_cast<T*>(g.dkey) + at + (V + v) * L, 1, 2);
-          const Vec<T> key = Score::prepare(load_tail(static_cast<const T*>(args.key) + at + v * L, n));
+          const Vec<T> x = load_tail(from + at + v * L, n);
+          Vec<T> key{};
+          if constexpr (!kept) key = Score::prepare(x);
           Vec<T> of_key{};
           PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
-            const Vec<T> of_score = broadcast(ds[row(b, m) * s.Tk + j]), phi = Score::phi(q[m][v], key);
+            const Vec<T> of_score = broadcast(ds[row(b, m) * s.Tk + j]), phi = kept ? x : Score::phi(q[m][v], key);
             const Vec<T> slope = Score::slope(phi);
             dq[m][v] += of_score * slope;
             of_key += of_score * slope;
@@ -174,7 +189,7 @@ struct PairGradients {
   // The gradients of a few vectors of features of one sequence, in panels [vector][row]: nothing but L1 is read.
   // Careful: pairs are looked at one by one; a gradient of zero takes no part, whatever query and key hold.
   template <bool careful>
-  void additive_slice(int thread, int64_t b, Range keys, int64_t slice) const {
+  void additive_slice(int thread, int64_t b, Range keys, int64_t slice, T sum_of_ds) const {
     using Fallback = typename Score::Fallback;
     const int64_t first = slice * slice_vectors * L, Tq = s.Tq, Tk = keys.size();
     const int vectors = int(smaller(slice_vectors, ceil_div(s.D - first, L)));
@@ -194,10 +209,6 @@ struct PairGradients {
     load_panel(args.query, row(b, 0), Tq, q, raw_q);
     load_panel(args.key, first_key, Tk, k, raw_k);
     const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
-    T sum_of_ds = 0;
-    for (int64_t i = 0; i < Tq; i++)
-      for (int64_t j = 0; j < Tk; j++)
-        if (!careful || pair_within_limit(row(b, i), first_key + j)) sum_of_ds += gradient[i * s.Tk + j];
     for (int64_t i = 0; i < vectors * Tk; i++) store(dk + i * L, Vec<T>{});
     for (int v = 0; v < vectors; v++) {
       const int64_t columns = s.D - first - v * L;

@@ -101,9 +101,10 @@ PYRNN_FN T largest_size(const T* sizes, int64_t n) {
 }
 
 // sums[m·tile_keys + n] = Σ_d w_d φ(q[m]_d, k[n]_d) over whole vectors; w is null for a score without weights. Rows may
-// start anywhere.
-template <class Score, class T, int MQ>
-__attribute__((noinline)) void score_tile(const T* const* q, const T* const* k, const T* w, int64_t padded, T* sums) {
+// start anywhere. φ of the first query goes to kept[n], D numbers, if there is such a place.
+template <class Score, class T, int MQ, bool keeps = false>
+__attribute__((noinline)) void score_tile(const T* const* q, const T* const* k, const T* w, int64_t padded, T* sums,
+                                          T* const* kept = nullptr, int64_t D = 0) {
   constexpr int L = lanes<T>, N = tile_keys;
   Vec<T> a[MQ * N] = {};
   for (int64_t d = 0; d < padded; d += L) {
@@ -114,6 +115,10 @@ __attribute__((noinline)) void score_tile(const T* const* q, const T* const* k, 
       const Vec<T> query = load_unaligned(q[m] + d);
       PYRNN_UNROLL for (int n = 0; n < N; n++) {
         const Vec<T> phi = Score::phi(query, key[n]);
+        if constexpr (keeps) {
+          store_tail(kept[n] + d, phi, D - d);
+          __builtin_prefetch(kept[n] + d + N * D, 1, 2);  // of the next keys
+        }
         if constexpr (Score::weighted)
           a[m * N + n] += weight * phi;
         else
