@@ -4,21 +4,16 @@
 //   h' = (1 - f)·h + f·n
 #pragma once
 
-#include "cell.h"
+#include "reset_read.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-struct Mgu {
-  static constexpr int slots = 2, states = 1, saved = 2, params = 0, late = 1;
+struct Mgu : ResetRead {
+  static constexpr int slots = 2, states = 1, saved = 2, params = 0;
   static constexpr int from_x[] = {0, 1};
   static constexpr int from_h[] = {0, 1};
   static constexpr const char* roles = "fg";
-
-  template <class V>
-  static PYRNN_FN void read(const V* a, const V* s, V* out) {
-    out[0] = Sigmoid::f(a[0]) * s[0];
-  }
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {
@@ -34,17 +29,6 @@ struct Mgu {
     da[0] = ds[0] * (n - s[0]) * Sigmoid::df(f);
     da[1] = ds[0] * f * Tanh::df(n);
     ds[0] = ds[0] * (1 - f);
-  }
-
-  template <class V>
-  static PYRNN_FN void read_saved(const V* save, const V* s, V* out) {
-    out[0] = save[0] * s[0];
-  }
-
-  template <class V>
-  static PYRNN_FN void read_backward(const V* save, const V* s, const V* dread, V* ds, V* da) {
-    da[0] = da[0] + dread[0] * s[0] * Sigmoid::df(save[0]);
-    ds[0] = ds[0] + dread[0] * save[0];
   }
 };
 

@@ -6,20 +6,15 @@
 // Where the paper adds x itself, which takes as many inputs as units, a product of x stands.
 #pragma once
 
-#include "cell.h"
+#include "reset_read.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-struct Mut1 {
-  static constexpr int slots = 4, states = 1, saved = 4, params = 0, late = 1;
+struct Mut1 : ResetRead {
+  static constexpr int slots = 4, states = 1, saved = 4, params = 0;
   static constexpr int from_x[] = {0, 1, 2};
   static constexpr int from_h[] = {0, 3};
-
-  template <class V>
-  static PYRNN_FN void read(const V* a, const V* s, V* out) {
-    out[0] = Sigmoid::f(a[0]) * s[0];
-  }
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {
@@ -41,17 +36,6 @@ struct Mut1 {
     da[2] = dn * Tanh::df(x);
     da[3] = dn;
     ds[0] = ds[0] * (1 - z);
-  }
-
-  template <class V>
-  static PYRNN_FN void read_saved(const V* save, const V* s, V* out) {
-    out[0] = save[0] * s[0];
-  }
-
-  template <class V>
-  static PYRNN_FN void read_backward(const V* save, const V* s, const V* dread, V* ds, V* da) {
-    da[0] = da[0] + dread[0] * s[0] * Sigmoid::df(save[0]);
-    ds[0] = ds[0] + dread[0] * save[0];
   }
 };
 

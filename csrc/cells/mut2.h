@@ -5,20 +5,15 @@
 // Where the paper's reset gate adds x itself, which takes as many inputs as units, a product of x stands.
 #pragma once
 
-#include "cell.h"
+#include "reset_read.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-struct Mut2 {
-  static constexpr int slots = 3, states = 1, saved = 3, params = 0, late = 1;
+struct Mut2 : ResetRead {
+  static constexpr int slots = 3, states = 1, saved = 3, params = 0;
   static constexpr int from_x[] = {0, 1, 2};
   static constexpr int from_h[] = {0, 1, 2};
-
-  template <class V>
-  static PYRNN_FN void read(const V* a, const V* s, V* out) {
-    out[0] = Sigmoid::f(a[0]) * s[0];
-  }
 
   template <class V>
   static PYRNN_FN void forward(const V* a, const V* s, const V*, V* s_new, V* save) {
@@ -36,17 +31,6 @@ struct Mut2 {
     da[1] = ds[0] * (n - s[0]) * Sigmoid::df(z);
     da[2] = ds[0] * z * Tanh::df(n);
     ds[0] = ds[0] * (1 - z);
-  }
-
-  template <class V>
-  static PYRNN_FN void read_saved(const V* save, const V* s, V* out) {
-    out[0] = save[0] * s[0];
-  }
-
-  template <class V>
-  static PYRNN_FN void read_backward(const V* save, const V* s, const V* dread, V* ds, V* da) {
-    da[0] = da[0] + dread[0] * s[0] * Sigmoid::df(save[0]);
-    ds[0] = ds[0] + dread[0] * save[0];
   }
 };
 
