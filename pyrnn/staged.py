@@ -64,8 +64,8 @@ class StagedStream:
         if block.shape != shape:
             without = " or without B" if B == 1 else ""
             raise ValueError(
-                f"x: expected shape ({steps}B, I) = ({steps}{B}, {layer.input_size}){without}, "
-                f"got {block.shape if steps else block.shape[1:]}"
+                f"{'block' if steps else 'x'}: expected shape ({steps}B, I) = "
+                f"({steps}{B}, {layer.input_size}){without}, got {block.shape if steps else block.shape[1:]}"
             )
         if out is not None:
             wanted = (*shape[:-1], layer._layout.sizes[2])

@@ -325,19 +325,22 @@ class Stream : public Made {
 
   // The array itself when it is exactly as the kernels read it; a copy when only its layout differs.
   py::array input(const py::object& x, int extra) const {
-    if (!py::isinstance<py::array>(x)) throw py::type_error("x: expected a NumPy array");
+    const std::string name = extra ? "block" : "x";
+    if (!py::isinstance<py::array>(x))
+      throw py::type_error(name + ": expected a NumPy array, got " +
+                           std::string(py::str(py::type::of(x).attr("__name__"))));
     py::array array = py::reinterpret_borrow<py::array>(x);
     const py::ssize_t n = array.ndim() - extra;
     const bool fits = (n == 1 && B_ == 1 && array.shape(extra) == input_size()) ||
                       (n == 2 && array.shape(extra) == B_ && array.shape(extra + 1) == input_size());
     if (!fits)
-      throw py::value_error("x: expected shape (" + std::string(extra ? "n, " : "") + "B, I) = (" +
+      throw py::value_error(name + ": expected shape (" + std::string(extra ? "n, " : "") + "B, I) = (" +
                             (extra ? "n, " : "") + std::to_string(B_) + ", " + std::to_string(input_size()) + ")" +
                             (B_ == 1 ? " or without B" : "") + ", got " + std::string(py::str(array.attr("shape"))));
     const bool exact = array.dtype().ptr() == dtype_.ptr() && (array.flags() & py::array::c_style) && aligned(array);
     if (exact) return array;
     if (array.dtype().kind() != 'f' || array.itemsize() != py::ssize_t(type_size(type_)))
-      throw py::type_error("x: expected " + std::string(py::str(dtype_)) + ", got " +
+      throw py::type_error(name + ": expected dtype " + std::string(py::str(dtype_)) + ", got " +
                            std::string(py::str(array.dtype())));
     return type_ == float32
                ? py::array(py::array_t<float, py::array::c_style | py::array::forcecast>(array.attr("copy")()))
