@@ -25,7 +25,8 @@ def initial_params(
     Returns
     -------
     dict of arrays
-        Uniform in ±1/√H, PyTorch's convention; the gains of normalisation are ones, what it adds and learned
+        Uniform in ±1/√H, PyTorch's convention; a unit's weight of its own past uniform in 0 to 1 (Li et al.
+        2018, for sequences of any length); the gains of normalisation are ones, what it adds and learned
         initial states zeros, and periods as `periods` has them.
 
     Raises
@@ -41,6 +42,8 @@ def initial_params(
             params[name] = np.zeros(shape)
         elif name.startswith("weight_period"):
             params[name] = periods(shape[1])[None]
+        elif own_past(layout, name):
+            params[name] = rng.uniform(0, 1, shape)
         else:
             match = re.search(r"_l([0-9]+)", name)
             bound = layout.units[int(match[1]) if match else 0] ** -0.5
@@ -52,6 +55,11 @@ def initial_params(
                 for place in places:
                     params[name][place * H : place * H + H] = value
     return params
+
+
+def own_past(layout: Layout, name: str) -> bool:
+    """Whether a parameter is what each unit multiplies its own past with."""
+    return not layout.spec.from_h and name.startswith("weight_hh")
 
 
 def periods(hidden_size: int, most: int = 8) -> Array:

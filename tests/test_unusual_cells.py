@@ -87,6 +87,8 @@ def test_a_unit_of_indrnn_sees_its_own_past_alone(activation):
     }
     x = np.random.Generator(np.random.Philox(3)).normal(size=(T, B, I))
     h, u = np.zeros((B, H)), layer.params["weight_hh_l0"][0]
+    many = pyrnn.Recurrent(f"indrnn_{activation}", 1, 400, seed=0).params["weight_hh_l0"]
+    assert many.min() >= 0 and many.max() <= 1 and 0.45 < many.mean() < 0.55  # a long memory for some
     for t in range(T):
         h = x[t] @ layer.params["weight_ih_l0"].T + layer.params["bias_ih_l0"] + u * h
         h = np.tanh(h) if activation == "tanh" else np.maximum(h, 0)
