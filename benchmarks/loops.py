@@ -152,11 +152,41 @@ STAGED = [
 STAGED = {cell.__name__: cell for cell in STAGED}
 
 
+def lstm_of(options, x, p):
+    """An LSTM with options that act inside a step, or on h."""
+    bound, clip, heads = (options.get(name) for name in ("gate_clip", "cell_clip", "heads"))
+    hard = "activations" in options
+    r, w_hr, H = p["weight_hh"], p.get("weight_hr"), len(p["weight_ih"]) // 4
+    split = None if heads is None else r.view(4, heads, H // heads, -1)
+    inputs = linear(x, p["weight_ih"], p["bias_ih"] + p["bias_hh"])
+    h, c, ys = x.new_zeros(x.shape[1], r.shape[1] * (heads or 1)), x.new_zeros(x.shape[1], H), []
+    for a in inputs:
+        if split is None:
+            a = a + linear(h, r)
+        else:
+            blocks = torch.einsum("bnk,snjk->bsnj", h.view(len(h), heads, -1), split)
+            a = a + blocks.reshape(len(h), 4 * H)
+        if bound:
+            a = a.clamp(-bound, bound)
+        i, f, g, o = a.chunk(4, 1)
+        i, f, o = ((0.2 * v + 0.5).clamp(0, 1) if hard else sigmoid(v) for v in (i, f, o))
+        c = f * c + i * tanh(g)
+        if clip:
+            c = c.clamp(-clip, clip)
+        out = layer_norm(c, (H,), p["weight_ln_c"], p["bias_ln_c"]) if "weight_ln_c" in p else c
+        h = o * tanh(out)
+        if w_hr is not None:
+            h = linear(h, w_hr)
+        ys.append(h)
+    return torch.stack(ys)
+
+
 def layer(cell, states, options, x, params):
     """One layer's outputs (T, B, H); None for options that are not written here."""
-    if set(options) - {"layer_norm"}:
-        return None
     p = {name.removesuffix("_l0"): a for name, a in params.items()}
+    if set(options) - {"layer_norm"}:
+        drawn = {"zoneout", "recurrent_dropout"} & set(options)
+        return None if drawn or cell != "lstm" else lstm_of(options, x, p)
     w, r, H = p["weight_ih"], p.get("weight_hh"), x.shape[2]
     per_unit = next((a for name, a in p.items() if name == "weight_hh" and a.shape[0] == 1 != H), None)
     for name in ("weight_peephole", "weight_period"):

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every cell and option at the speed of the plain one, and against a loop of PyTorch's operations.
 
-python benchmarks/variants.py [THREADS]      a Markdown table
+python benchmarks/variants.py [THREADS] [large | small]      a Markdown table
 """
 
 import sys
@@ -14,11 +14,19 @@ import torch
 
 import pyrnn
 
-SIZES = ((64, 32, 128), (50, 64, 256))  # T, B, I = H
+#: T, B, I = H. The small ones are those of agents, sensors and streams, where a loop's overhead shows.
+SIZES = {"large": ((64, 32, 128), (50, 64, 256)), "small": ((64, 1, 64), (64, 4, 64), (64, 8, 128))}
 OPTIONS = {
     "lstm, zoneout 0.1": ("lstm", {"zoneout": 0.1}),
     "lstm, recurrent_dropout 0.1": ("lstm", {"recurrent_dropout": 0.1}),
     "lstm, layer_norm": ("lstm", {"layer_norm": True}),
+    "lstm, proj_size 64": ("lstm", {"proj_size": 64}),
+    "lstm, heads 4": ("lstm", {"heads": 4}),
+    "slstm, heads 4": ("slstm", {"heads": 4}),
+    "lstm, cell_clip 1": ("lstm", {"cell_clip": 1.0}),
+    "lstm, gate_clip 1": ("lstm", {"gate_clip": 1.0}),
+    "lstm, activations hardsigmoid": ("lstm", {"activations": ("hardsigmoid", "tanh", "tanh")}),
+    "lstm, cell_norm": ("lstm", {"cell_norm": True}),
 }
 ROUNDS, REST = 9, 0.05
 
@@ -37,7 +45,7 @@ def works(name, T, B, H):
     cell, options = OPTIONS.get(name, (name, {}))
     layer = pyrnn.Recurrent(cell, H, H, seed=0, **options)
     x = np.random.default_rng(0).normal(size=(T, B, H)).astype(np.float32)
-    dy = np.ones((T, B, H), np.float32)
+    dy = np.ones((T, B, layer.proj_size or H), np.float32)
 
     def both():
         layer.backward(layer.forward(x)[2], dy)
@@ -58,18 +66,20 @@ def works(name, T, B, H):
 
         found |= {"loop forward": torch_forward}
         found |= {"loop both": lambda: loop().backward(ty)}
-    products = 2 * T * B * H * H * (len(constants["from_x"]) + len(constants["from_h"]))
-    return found, products
+    matrices = (layer.params.get(f"weight_{kind}_l0") for kind in ("ih", "hh", "hr"))
+    return found, 2 * T * B * sum(a.size for a in matrices if a is not None and len(a) > 1)
 
 
-def main(threads):
+def main(threads, sizes="large"):
     """The table."""
     pyrnn.set_num_threads(threads)
     torch.set_num_threads(threads)
     names = [*pyrnn.cells(), *OPTIONS]
+    if sizes == "small":
+        names = [name for name in names if "proj" not in name]
     print("| cell | sizes | forward µs | share of peak | f + b µs | share of peak | × loop | × loop f + b |")
     print("|---|---|---|---|---|---|---|---|")
-    for T, B, H in SIZES:
+    for T, B, H in SIZES[sizes]:
         rows = {name: works(name, T, B, H) for name in names}
         times = {(name, kind): [] for name, (calls, _) in rows.items() for kind in calls}
         peaks = []
@@ -90,4 +100,4 @@ def main(threads):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2)
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 2, *sys.argv[2:])

@@ -91,8 +91,8 @@ void point_backward(int64_t H, const void* params, const void* save, const void*
 // backward of states.
 template <class Cell, class Args>
 bool is_staged(const Args& args) {
-  return is_staged_cell<Cell> || args.weights.norm_ih || args.weights.weight_hr || args.variation.varied ||
-         drops_afresh(args.regularization);
+  return is_staged_cell<Cell> || args.weights.norm_ih || args.weights.weight_hr || args.weights.heads > 1 ||
+         args.variation.varied || drops_afresh(args.regularization);
 }
 template <class Cell>
 bool is_staged_backward(const BackwardArgs& args) {

@@ -84,6 +84,7 @@ struct Weights {
   const void *norm_c, *bias_c;  // (H), (H): gain and bias of the normalisation of c; null without, bias_c also with
   const float *scale_ih, *scale_hh;  // of int8 weights, (from_x·H), (from_h·H), when they are packed
   void* packed;                   // of int8 weights, when they are used
+  int64_t heads;  // weight_hh is (from_h·H, H/heads): units read those of their own head alone; 0 or 1: all of them
 };
 
 // What changes inside a cell; all zero: nothing. Such a layer is staged.

@@ -113,6 +113,7 @@ def forward(
     norm_c: Array | None = None,
     bias_c: Array | None = None,
     checkpoint: bool = False,
+    heads: int = 1,
 ) -> Saved | None: ...
 def backward(
     saved: Saved,

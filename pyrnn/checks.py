@@ -6,6 +6,7 @@ A message names the argument, what was expected and what came:
 """
 
 import operator
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -289,6 +290,19 @@ def projection(proj_size: Any, spec: Spec, hidden_size: int) -> int:
     return int(proj_size)
 
 
+def heads(value: Any, spec: Spec, units: Sequence[int], proj_size: Any) -> int:
+    """Blocks of the weights of h of layers of so many units."""
+    number = size("heads", value)
+    if number > 1 and (not spec.from_h or spec.ordered):
+        raise ValueError(f"heads: expected 1, because {spec.name} has no full product of h, got {number}")
+    if number > 1 and proj_size:
+        raise ValueError(f"heads: expected 1 with a projection, got {number}")
+    for H in units:
+        if H % number:
+            raise ValueError(f"heads: expected a divisor of hidden_size = {H}, got {number}")
+    return number
+
+
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool | np.bool_):
@@ -336,6 +350,16 @@ def compute_dtype(value: Any, dtype: np.dtype[Any]) -> str | None:
     if dtype != np.float32:
         raise TypeError(f"compute_dtype: expected None with dtype {dtype}, got {value!r}")
     return str(value)
+
+
+def warn_of_float32(value: Any, layout: Layout) -> None:
+    """A UserWarning where "bfloat16" is asked for, and a step is not a single product of h."""
+    if value is not None and layout.staged:
+        warnings.warn(
+            f"compute_dtype: {value!r} changes nothing with layer_norm, proj_size and heads, and for cells "
+            "of several products of h; everything stays float32",
+            stacklevel=4,
+        )
 
 
 def supported(device: Any, **options: tuple[Any, Any]) -> None:

@@ -6,22 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from pyrnn import checks
 from pyrnn.layout import Layout
 from pyrnn.options import Activation, Chosen
 
 
-class Described:
-    """The sizes and options of a layer."""
+class Sized:
+    """What layers of all kinds of weights are: their cell, sizes and directions."""
 
-    _chosen: Chosen
     _layout: Layout
-    batch_first: bool
-    dropout: float
     zoneout: float | tuple[float, ...]
-    recurrent_dropout: float
-    compute_dtype: str | None
-    dtype: Any
-    device: str
 
     @property
     def cell(self) -> str:
@@ -54,6 +48,27 @@ class Described:
         return self._layout.reverse
 
     @property
+    def bias(self) -> bool:
+        """Whether there are biases."""
+        return self._layout.bias
+
+    def _zoneout(self) -> tuple[float, ...]:
+        """The rate of each state."""
+        return checks.rates("zoneout", self.zoneout, self._layout.spec.states)
+
+
+class Described(Sized):
+    """The sizes and options of a layer."""
+
+    _chosen: Chosen
+    batch_first: bool
+    dropout: float
+    recurrent_dropout: float
+    compute_dtype: str | None
+    dtype: Any
+    device: str
+
+    @property
     def layer_norm(self) -> bool:
         """Whether the products are normalised."""
         return self._layout.layer_norm
@@ -64,14 +79,14 @@ class Described:
         return self._layout.proj_size
 
     @property
-    def bias(self) -> bool:
-        """Whether there are biases."""
-        return self._layout.bias
-
-    @property
     def merge(self) -> str:
         """What becomes of the outputs of two directions."""
         return self._chosen.merge
+
+    @property
+    def heads(self) -> int:
+        """Blocks of the weights of h."""
+        return self._layout.heads
 
     @property
     def forget_bias(self) -> float | None:

@@ -110,14 +110,15 @@ def sequence_forward(
     compute_dtype : {None, "bfloat16"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
         the weights; sums, states, outputs and gradients stay float32, which the arrays must be. Layers that
-        are normalised or projected, and cells of several products of h, stay float32 altogether.
+        are normalised, projected or split into heads, and cells of several products of h, stay float32
+        altogether, of which a UserWarning tells.
     return_states : bool
         Whether the states after every step are returned, too.
     checkpoint : bool
         Keep the states of every √T-th step or so alone, and compute what lies between once more in the
         backward: a third more time, the same gradients bit by bit. See docs/performance.md.
     **more
-        merge, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip, activations: see
+        merge, heads, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip, activations: see
         `pyrnn.options.MoreOptions`. That layers differ in size, that c is normalised (`weight_ln_c_l0`), that
         the initial states are parameters (`h0_l0`, `c0_l0`): the names and shapes of the parameters say so.
 

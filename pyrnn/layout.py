@@ -107,6 +107,8 @@ class Layout:
         Whether the initial states are parameters, `h0`, `c0` ….
     merge : {"concat", "sum"}
         What becomes of the outputs of two directions.
+    heads : int
+        Blocks down the diagonal that the weights of h are, each (H/heads, H/heads) for a slot.
     """
 
     def __init__(
@@ -124,9 +126,10 @@ class Layout:
         cell_norm: bool = False,
         learned: bool = False,
         merge: str = "concat",
+        heads: int = 1,
     ) -> None:
         self.spec, self.bias, self.suffixes, self.layer_norm = spec, bias, suffixes, layer_norm
-        self.reverse = reverse
+        self.reverse, self.heads = reverse, heads
         #: units of every layer
         self.units = hidden_size if isinstance(hidden_size, tuple) else (hidden_size,) * num_layers
         #: whether they differ; a state is then a tuple with an array for each layer
@@ -144,13 +147,13 @@ class Layout:
         #: size of every state's last axis, of the last layer
         self.state_sizes = self.widths[-1]
         #: whether a step is more than one product and the cell
-        self.staged = bool(spec.staged or layer_norm or proj_size or cell_norm)
+        self.staged = bool(spec.staged or layer_norm or proj_size or cell_norm or heads > 1)
         self.num_layers, self.directions = num_layers, directions
         passes, extras, initial = [], [], []
         for layer, size in enumerate(self.units):
             inputs, h_size = self.features[layer], self.widths[layer][0]
-            rows_x, rows_h = spec.from_x * size, spec.from_h * size
-            shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, h_size), (rows_x,), (rows_h,)]
+            rows_x, rows_h, read = spec.from_x * size, spec.from_h * size, h_size // heads
+            shapes: list[tuple[int, ...]] = [(rows_x, inputs), (rows_h, read), (rows_x,), (rows_h,)]
             shapes = shapes if spec.from_h else shapes[::2]
             for way in range(directions):
                 suffix = (f"_l{layer}" + "_reverse" * way) * suffixes
@@ -211,7 +214,7 @@ class Layout:
         if name.startswith(("bias", "weight_ln")):
             return f"({rows},)"
         if name.startswith("weight_hh"):
-            return f"({rows}, {h})"
+            return f"({rows}, {h}/heads)" if self.heads > 1 else f"({rows}, {h})"
         both = self.directions == 2 and self.merge == "concat"
         inputs = "I" if not self.suffixes or "_l0" in name else f"2*{h}" if both else h
         return f"({rows}, {inputs})"
@@ -243,6 +246,7 @@ def layout_of(
     hidden_size: int | tuple[int, ...],
     proj_size: int,
     merge: str,
+    heads: int,
 ) -> Layout:
     """The layout that parameters of these names should have."""
 
@@ -259,6 +263,7 @@ def layout_of(
         cell_norm=present("weight_ln_c"),
         learned=present("h0_l"),
         merge=merge,
+        heads=heads,
     )
 
 
@@ -279,7 +284,7 @@ def units_of(spec: Spec, params: Mapping[Any, Any], first: int) -> int | tuple[i
     return tuple(units) if set(units) != {first} else first
 
 
-def layout_from(spec: Spec, params: Any, merge: str = "concat") -> Layout:
+def layout_from(spec: Spec, params: Any, merge: str = "concat", heads: int = 1) -> Layout:
     """The layout that `params` should have, its sizes read off the weights.
 
     Raises
@@ -308,7 +313,7 @@ def layout_from(spec: Spec, params: Any, merge: str = "concat") -> Layout:
     units = units_of(spec, params, sizes[1])
     projection = params.get("weight_hr_l0")
     if projection is None:
-        return layout_of(spec, tuple(params), sizes[0], units, 0, merge)
+        return layout_of(spec, tuple(params), sizes[0], units, 0, merge, heads)
     if spec.states < 2:
         raise ValueError(f"params: expected no 'weight_hr_l0', because {spec.name} has no state beside h")
     if spec.staged:
@@ -317,4 +322,4 @@ def layout_from(spec: Spec, params: Any, merge: str = "concat") -> Layout:
         raise TypeError(f"weight_hr_l0: expected a NumPy array, got {type(projection).__name__}")
     if projection.ndim != 2 or not 1 <= len(projection) < sizes[1]:
         raise ValueError(f"weight_hr_l0: expected shape (P, H) with P < H, got {projection.shape}")
-    return layout_of(spec, tuple(params), sizes[0], units, len(projection), merge)
+    return layout_of(spec, tuple(params), sizes[0], units, len(projection), merge, heads)

@@ -40,6 +40,7 @@ class CallOptions(TypedDict, total=False):
     """Keyword arguments of `pyrnn.functional.sequence_forward` and of layers; see `MoreOptions`."""
 
     merge: str
+    heads: int
     weight_dropout: float
     recurrent_dropout_kind: str
     cell_clip: float | None
@@ -66,6 +67,9 @@ class MoreOptions(CallOptions, total=False):
         What `recurrent_dropout` acts on: the h that the product reads, with one mask for all steps of a
         sequence (Gal & Ghahramani 2016) or another at every step; or the candidate g of c' = f c + i g, n of
         the GRU, another at every step, which never forgets (Semeniuta et al. 2016).
+    heads : int
+        A unit reads the units of its own head alone: `weight_hh_l0` is (slots·H, H/heads), the blocks of a
+        matrix that is zero beside its diagonal (sLSTM, Beck et al. 2024). A divisor of every hidden_size.
     cell_clip : float, optional
         c is clipped to ±cell_clip after every step, before h is made of it; no gradient passes where it was.
     gate_clip : float, optional
@@ -80,7 +84,7 @@ class MoreOptions(CallOptions, total=False):
         h = o tanh(LN(c)): c is normalised over its units on the way to h (Ba et al. 2016), with the gain
         `weight_ln_c_l0` and, if there are biases, `bias_ln_c_l0`; the c that is carried on is not.
 
-    The last four, and the dropout of candidates, run in float32 and float64, on the CPU. ValueError where a
+    The last five, and the dropout of candidates, run in float32 and float64, on the CPU. ValueError where a
     cell has nothing of the kind.
     """
 
@@ -224,6 +228,7 @@ class Chosen(NamedTuple):
     """The options of a layer as they were given, for its words and files."""
 
     merge: str = "concat"
+    heads: int = 1
     forget_bias: float | None = None
     learn_initial_state: bool = False
     weight_dropout: float = 0.0

@@ -11,6 +11,7 @@ import numpy as np
 
 from pyrnn import _core, checks, stacking
 from pyrnn.backends.numpy import NumpyArrays
+from pyrnn.described import Sized
 from pyrnn.functional import KERNELS
 from pyrnn.io.layers import save_layer
 from pyrnn.layout import Array, Layout, layout_from
@@ -68,7 +69,7 @@ def backward(*_: Any, **__: Any) -> None:
 BACKEND = Backend(_core.cells(), forward, backward, checks.FLOATS[:1], QuantizedArrays())
 
 
-class Quantized:
+class Quantized(Sized):
     """A recurrent layer with int8 weights, for inference; `layer.quantize("int8")` makes it.
 
     Every row of a weight is rounded to integers of -127 to 127 with a scale of its own, largest magnitude
@@ -102,27 +103,22 @@ class Quantized:
     True
     """
 
-    bidirectional: bool
     _variation = PLAIN
 
     def __init__(self, config: Mapping[str, Any], params: Mapping[str, Array]) -> None:
-        self.cell = config["cell"]
-        spec = KERNELS.spec(self.cell)
+        spec = KERNELS.spec(config["cell"])
         if spec.staged:
-            raise ValueError(f"quantize: expected a cell of a single product of h, got {self.cell!r}")
+            raise ValueError(f"quantize: expected a cell of a single product of h, got {spec.name!r}")
         self.name = str(config["quantized"])
         self.batch_first = checks.flag("batch_first", config["batch_first"])
         zoneout = config["zoneout"]
         self.zoneout = tuple(zoneout) if isinstance(zoneout, list) else zoneout
         checks.rates("zoneout", self.zoneout, spec.states)
-        self.reverse = checks.flag("reverse", config["reverse"])
-        self._layout = layout_of(spec, params, self.reverse)
+        self._layout = layout_of(spec, params, checks.flag("reverse", config["reverse"]))
         self.dtype, self.compute_dtype = np.dtype(np.float32), None
         self._backend = BACKEND
         self.params = frozen(self._layout, params)
         self._cores = [self._pack(k) for k in range(len(self._layout.passes))]
-        self.input_size, self.hidden_size = self._layout.input_size, self._layout.hidden_size
-        self.num_layers, self.bidirectional = self._layout.num_layers, self._layout.directions == 2
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Copies and pickles are made of the parameters, and packed anew."""
@@ -177,10 +173,6 @@ class Quantized:
         """Step by step with the state kept inside; see `pyrnn.Stream`. The weights are shared, not copied."""
         return Stream(self, batch_size)
 
-    def _zoneout(self) -> tuple[float, ...]:
-        """The rate of each state."""
-        return checks.rates("zoneout", self.zoneout, self._layout.spec.states)
-
     @property
     def nbytes(self) -> int:
         """Bytes of the parameters."""
@@ -218,6 +210,7 @@ def quantize(layer: Any, dtype: str) -> Quantized:
         ("layer_norm", layer.layer_norm, False),
         ("proj_size", layer.proj_size, 0),
         ("merge", layer.merge, "concat"),
+        ("heads", layer.heads, 1),
         ("learn_initial_state", layer.learn_initial_state, False),
     ):
         if value != expected:

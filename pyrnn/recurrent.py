@@ -60,8 +60,9 @@ class Recurrent(Described):
         step reads (Sak et al. 2014); `weight_hr_l0` (P, H). For cells with a state beside h; 0 is none.
     compute_dtype : {None, "bfloat16"}, on a CUDA device {None, "tf32"}
         "bfloat16": with AVX512-BF16 the products round both sides to bfloat16, elsewhere those of the forward
-        the weights; sums, states, outputs and gradients stay float32. With `layer_norm` or `proj_size`, and
-        for cells of several products of h, everything stays float32. "tf32": products of float32 in TF32.
+        the weights; sums, states, outputs and gradients stay float32. With `layer_norm`, `proj_size` or
+        `heads`, and for cells of several products of h, everything stays float32, of which a UserWarning
+        tells. "tf32": products of float32 in TF32.
     dtype : {"float32", "float64"}, on a CUDA device also {"bfloat16", "float16"}
         Of the parameters and of everything computed.
     device : {"cpu", "cuda", "cuda:0", …}
@@ -71,8 +72,8 @@ class Recurrent(Described):
     seed : int, optional
         Of the initial parameters and of the dropout masks; unpredictable when None.
     **more
-        merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip,
-        activations, cell_norm: see `pyrnn.options.MoreOptions`. The last four are the CPU's alone.
+        merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, heads, cell_clip,
+        gate_clip, activations, cell_norm: see `pyrnn.options.MoreOptions`. The last five are the CPU's alone.
 
     Attributes
     ----------
@@ -138,6 +139,7 @@ class Recurrent(Described):
                 device,
                 layer_norm=(layer_norm, False),
                 proj_size=(proj_size, 0),
+                heads=(self._chosen.heads, 1),
                 cell_clip=(self._chosen.cell_clip, None),
                 gate_clip=(self._chosen.gate_clip, None),
                 activations=(self._chosen.activations, None),
@@ -151,7 +153,7 @@ class Recurrent(Described):
         num_layers = checks.size("num_layers", num_layers)
         input_size = checks.size("input_size", input_size)
         hidden_size = options.units(hidden_size, num_layers)
-        least = min(hidden_size) if isinstance(hidden_size, tuple) else hidden_size
+        sizes = hidden_size if isinstance(hidden_size, tuple) else (hidden_size,)
         self._variation = options.variation(spec, **self._chosen.inside(), compute_dtype=compute_dtype)
         self._layout = Layout(
             spec,
@@ -161,10 +163,11 @@ class Recurrent(Described):
             directions,
             checks.flag("bias", bias),
             layer_norm=checks.flag("layer_norm", layer_norm),
-            proj_size=checks.projection(proj_size, spec, least),
+            proj_size=checks.projection(proj_size, spec, min(sizes)),
             cell_norm=self.cell_norm,
             learned=self.learn_initial_state,
             merge=options.merged(self.merge, directions),
+            heads=checks.heads(self._chosen.heads, spec, sizes, proj_size),
             reverse=bool(reverse),
         )
         self.batch_first = checks.flag("batch_first", batch_first)
@@ -174,13 +177,10 @@ class Recurrent(Described):
         self.recurrent_dropout = checks.probability("recurrent_dropout", recurrent_dropout)
         self.dtype = checks.float_dtype(dtype) if device == "cpu" else self._backend.dtype("dtype", dtype)
         self.compute_dtype = checks.compute_dtype(compute_dtype, self.dtype)
+        checks.warn_of_float32(compute_dtype, self._layout)
         self.device = device
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
         self.params = self._made(initial_params(self._layout, self.rng, self.forget_bias))
-
-    def _zoneout(self) -> tuple[float, ...]:
-        """The rate of each state."""
-        return checks.rates("zoneout", self.zoneout, self._layout.spec.states)
 
     def _every(self, name: str, value: Any) -> bool:
         """A flag of what only the CPU keeps of every step."""

@@ -14,6 +14,7 @@ import numpy as np
 from pyrnn import checks
 from pyrnn.backends.numpy import NUMPY
 from pyrnn.layout import Array, Layout, Spec, layout_from
+from pyrnn.masks import dropout_mask, redrawn, regularized
 from pyrnn.options import PLAIN, Variation, merged, variation
 from pyrnn.states import (
     State,
@@ -152,6 +153,7 @@ def from_names(
     training: bool,
     *,
     merge: str = "concat",
+    heads: int = 1,
     weight_dropout: float = 0.0,
     recurrent_dropout_kind: str = "sequence",
     cell_clip: float | None = None,
@@ -160,7 +162,10 @@ def from_names(
     **options: Any,
 ) -> Any:
     """`forward` on a stack whose extent is read off the names of its parameters."""
-    layout = layout_from(backend.spec(cell), params, checks.choice("merge", merge, ("concat", "sum")))
+    checks.choice("merge", merge, ("concat", "sum"))
+    layout = layout_from(backend.spec(cell), params, merge, checks.size("heads", heads))
+    checks.heads(heads, layout.spec, layout.units, layout.proj_size)
+    checks.warn_of_float32(options.get("compute_dtype"), layout)
     merged(merge, layout.directions)
     dtype = backend.dtype("weight_ih_l0", params["weight_ih_l0"].dtype)
     changes = variation(
@@ -237,6 +242,8 @@ def forward(
         options["reset_to_initial"] = checks.choice("reset_to", reset_to, ("zero", "initial")) == "initial"
     if compute_dtype is not None:
         options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
+    if layout.heads > 1:
+        options["heads"] = layout.heads
     if checks.checkpointed(checkpoint, return_states):
         options["checkpoint"] = True
     checks.probability("dropout", dropout)  # also where it is not used
@@ -417,32 +424,3 @@ def sequence_empty(arrays: Any, T: int, B: int, N: int, dtype: Any, batch_first:
     """Memory for a sequence (T, B, N) that is contiguous in the caller's layout."""
     empty: Array = arrays.empty((B, T, N) if batch_first else (T, B, N), dtype)
     return empty.swapaxes(0, 1) if batch_first else empty
-
-
-def regularized(
-    zoneout: tuple[float, ...], dropout: float, training: bool, seed: int, stream: int
-) -> dict[str, Any]:
-    """The argument of a back end for zoneout and recurrent dropout, where there is any."""
-    if not (dropout or any(zoneout)):
-        return {}
-    return {"regularization": (zoneout, dropout, training, seed, stream)}
-
-
-def redrawn(
-    arrays: Any, rng: np.random.Generator, shape: tuple[int, ...], dropout: float, dtype: Any
-) -> Callable[[], Array]:
-    """What draws the next dropout mask of a generator once more, when it has long gone on."""
-    kind, state = type(rng.bit_generator), rng.bit_generator.state
-
-    def mask() -> Array:
-        bits = kind()
-        bits.state = state
-        made: Array = arrays.made(dropout_mask(np.random.Generator(bits), shape, dropout), dtype)
-        return made
-
-    return mask
-
-
-def dropout_mask(rng: np.random.Generator, shape: tuple[int, ...], dropout: float) -> Array:
-    """Inverted dropout: 0 with probability `dropout`, else 1 / (1 - dropout)."""
-    return (rng.random(shape, np.float32) >= dropout) * (1 / (1 - dropout) if dropout < 1 else 0.0)

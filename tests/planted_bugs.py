@@ -149,8 +149,8 @@ BUGS = (
     Bug(
         "the mean left out of the normalisation's gradient",
         "csrc/engine/staged.h",
-        "(load_tail(at, k) - mean - known * along)",
-        "(load_tail(at, k) - known * along)",
+        "(scaled(i, u, k) - mean - known * along)",
+        "(scaled(i, u, k) - known * along)",
         tests=STAGES,
     ),
     Bug(

@@ -51,6 +51,10 @@ CASES = {
     "cell_norm": ("lstm", {"cell_norm": True}, {}),
     "cell_norm peephole": ("lstm_peephole", {"cell_norm": True, "bias": False}, {"zoneout": 0.2}),
     "cell_norm open": ("lstm_no_output_gate", {"cell_norm": True, "layer_norm": True, "proj_size": 2}, {}),
+    "heads": ("slstm", {"heads": 3}, {}),
+    "heads many": ("lstm", {"heads": 2, "hidden_size": (18, 74), "learned": True}, {"weight_dropout": 0.2}),
+    "heads before": ("gru_reset_before", {"heads": 2, "layer_norm": True}, STEP | {"zoneout": 0.2}),
+    "heads gates": ("lstm_gate_recurrence", {"heads": 2, "bias": False}, {"recurrent_dropout": 0.3}),
     "all": (
         "lstm",
         {"cell_norm": True, "layer_norm": True, "proj_size": 3, "merge": "sum"},
@@ -80,6 +84,7 @@ def draw(case, dtype=np.float64, T=5, B=4, kind="all", directions=2):
         "state": None if layout.initial else states(B),
         "params": params,
         "merge": layout.merge,
+        "heads": layout.heads,
         "return_states": True,
         **options(kind, T, B, rng),
         **call,
@@ -106,7 +111,7 @@ def test_float64(case):
         assert max_error(a, expected[name]) <= FLOAT64, name
 
 
-@pytest.mark.parametrize("case", ["candidate", "curves gru", "all"])
+@pytest.mark.parametrize("case", ["candidate", "curves gru", "heads many", "all"])
 def test_float32(case):
     result, wanted = solve(functional, draw(case, np.float32)), solve(reference, draw(case))
     for group in ("y", "states", "dx", "dweight"):
@@ -119,7 +124,7 @@ def test_float32(case):
     "case",
     [
         *("sizes", "sum", "learned", "weights", "step before", "candidate gru", "candidate coupled"),
-        *("curves peephole", "curves before", "cell_clip", "cell_norm peephole", "all"),
+        *("curves peephole", "curves before", "cell_clip", "cell_norm peephole", "heads before", "all"),
     ],
 )
 def test_complex_step(case):
@@ -160,7 +165,7 @@ def complex_of(params):
     return {name: a.astype(complex) for name, a in params.items()}
 
 
-@pytest.mark.parametrize("case", ["candidate gru", "all"])
+@pytest.mark.parametrize("case", ["candidate gru", "heads many", "all"])
 def test_every_number_of_threads_has_the_same_bits(case):
     problem, before, results = draw(case, np.float32, T=9, B=13), pyrnn.num_threads(), []
     try:
@@ -314,6 +319,7 @@ def test_masks_are_drawn_afresh():
         pyrnn.LSTM(3, 5, zoneout=[np.float32(0.25), 0.5], learn_initial_state=np.True_, seed=0),
         pyrnn.GRU(3, 5, activations=[("elu", np.float32(0.5)), "tanh"], gate_clip=np.float16(2), seed=0),
         pyrnn.LSTM(3, 5, forget_bias=np.int64(1), recurrent_dropout_kind=np.str_("step"), seed=0),
+        pyrnn.Recurrent("slstm", 3, (8, 4), 2, heads=4, seed=0),
     ],
     ids=str,
 )
@@ -353,6 +359,11 @@ WRONG = [
     ("lstm", {"recurrent_dropout_kind": "often"}, "recurrent_dropout_kind: expected 'sequence' or 'step'"),
     ("lstm", {"weight_dropout": 2.0}, "weight_dropout: expected a number from 0 to 1, got 2.0"),
     ("lstm", {"merge": "sum"}, "merge: expected 'concat' for a single direction, got 'sum'"),
+    ("lstm", {"heads": 2}, "heads: expected a divisor of hidden_size = 5, got 2"),
+    ("lstm", {"heads": 5, "proj_size": 2}, "heads: expected 1 with a projection, got 5"),
+    ("clockwork", {"heads": 5}, "heads: expected 1, because clockwork has no full product of h, got 5"),
+    ("indrnn_relu", {"heads": 5}, "heads: expected 1, because indrnn_relu has no full product of h, got 5"),
+    ("lstm", {"heads": 0}, "heads: expected an integer of at least 1, got 0"),
     ("lstm", {"hidden_size": (3, 4)}, "hidden_size: expected num_layers = 1 sizes, got 2"),
     (
         "lstm",

@@ -211,6 +211,7 @@ def test_size_and_snapshot():
             "int8",
             "expected a layer with learn_initial_state=False",
         ),
+        (pyrnn.LSTM(3, 4, heads=2), "int8", "quantize: expected a layer with heads=1, got 2"),
         (pyrnn.LSTM(3, 4, bidirectional=True, merge="sum"), "int8", "with merge='concat', got 'sum'"),
     ],
 )

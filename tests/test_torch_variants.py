@@ -28,6 +28,7 @@ MORE = {
     "LSTM": {"cell_norm": True, "cell_clip": 0.3, "learn_initial_state": True, "forget_bias": 1.0},
     "GRU": {"activations": ("softsign", ("elu", 0.7)), "bidirectional": True, "merge": "sum"},
     "RNN": {
+        "heads": 5,
         "gate_clip": 0.4,
         "weight_dropout": 0.3,
         "recurrent_dropout": 0.3,

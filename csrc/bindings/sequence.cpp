@@ -26,6 +26,7 @@ struct Saved : Made {
   int cell;
   Type type, compute;
   Sizes sizes;
+  int64_t heads;
   Regularization regularization;
   Variation variation;
   ScheduleStorage schedule;
@@ -43,56 +44,15 @@ struct Saved : Made {
 
 Dimension slots_times_units(const int count, int64_t H) { return {"H", count * H, count}; }
 
+// Units of h that a unit reads: all, or those of its head.
+Dimension read_units(const char* h, int64_t P, int64_t heads) {
+  return heads > 1 ? Dimension{"H/heads", P / heads} : Dimension{h, P};
+}
+
 // h of a layer: (B, H), or (B, P) where it is projected.
 Dimension h_units(const Sizes& sizes, const Weights& weights) {
   return weights.weight_hr ? Dimension{"P", weights.P} : Dimension{"H", sizes.H};
 }
-
-}  // namespace
-
-std::vector<py::array> check_states(const std::string& name, const States& states, const CellInfo& info, Type type,
-                                    int64_t B, const Dimension& h, int64_t H, Access access, View* views) {
-  std::vector<py::array> arrays;
-  if (!states) return arrays;
-  if (int(states->size()) != info.states)
-    throw py::value_error(name + ": expected " + std::to_string(info.states) + " arrays, got " +
-                          std::to_string(states->size()));
-  for (int s = 0; s < info.states; s++) {
-    const std::string item = name + "[" + std::to_string(s) + "]";
-    arrays.push_back(check_array(item, (*states)[s], type, {{"B", B}, s ? Dimension{"H", H} : h}, access, false));
-    views[s] = view_rows(arrays.back());
-  }
-  return arrays;
-}
-
-py::array check_params(const char* name, const py::object& params, const CellInfo& info, Type type, int64_t H,
-                       Access access) {
-  if (info.params) return check_array(name, params, type, {{"params", info.params}, {"H", H}}, access, true);
-  if (!params.is_none()) throw py::value_error(std::string(name) + ": expected None, " + info.name + " has none");
-  return {};
-}
-
-Regularization check_regularization(const RegularizationArgument& given, const CellInfo& info) {
-  Regularization r{};
-  if (!given) return r;
-  const auto& [zoneout, dropout, training, seed, stream] = *given;
-  if (int(zoneout.size()) != info.states)
-    throw py::value_error("regularization: expected zoneout of " + std::to_string(info.states) + " states, got " +
-                          std::to_string(zoneout.size()));
-  const auto rate = [](double p) {
-    if (!(p >= 0 && p <= 1))
-      throw py::value_error("regularization: expected numbers from 0 to 1, got " + std::to_string(p));
-    return p;
-  };
-  std::transform(zoneout.begin(), zoneout.end(), r.zoneout, rate);
-  r.dropout = training ? rate(dropout) : 0;
-  r.training = training;
-  r.seed = seed;
-  r.stream = stream;
-  return r;
-}
-
-namespace {
 
 // What h has as the product reads it; of a cell without such a product, its units.
 int64_t read_h_size(const CellInfo& info, const py::array& weight_ih, const py::object& weight_hh) {
@@ -101,6 +61,18 @@ int64_t read_h_size(const CellInfo& info, const py::array& weight_ih, const py::
   const py::array array = py::reinterpret_borrow<py::array>(weight_hh);
   if (array.ndim() != 2) throw py::value_error("weight_hh: expected 2 dimensions, got " + std::to_string(array.ndim()));
   return array.shape(1);
+}
+
+// The units of a layer whose recurrent weights are one block for each head.
+int64_t check_heads(int64_t heads, const CellInfo& info, const py::array& weight_ih, bool projected) {
+  if (heads < 1) throw py::value_error("heads: expected at least 1, got " + std::to_string(heads));
+  if (!info.from_h_count || info.ordered)
+    throw py::value_error(std::string("heads: expected 1, ") + info.name + " has no full product of h");
+  if (projected) throw py::value_error("heads: expected 1 beside weight_hr, got " + std::to_string(heads));
+  const int64_t H = weight_ih.ndim() ? int64_t(weight_ih.shape(0)) / info.from_x_count : 0;
+  if (H % heads != 0)
+    throw py::value_error("heads: expected a divisor of H = " + std::to_string(H) + ", got " + std::to_string(heads));
+  return H;
 }
 
 // What a cell without a product of h has no use for.
@@ -124,39 +96,6 @@ int64_t check_projection(const py::object& weight_hr, const CellInfo& info, int6
   return array.shape(1);
 }
 
-}  // namespace
-
-const uint8_t* check_flags(const char* name, const std::optional<py::array>& flags, int64_t T, int64_t B) {
-  if (!flags) return nullptr;
-  if (!py::isinstance<py::array_t<bool, py::array::c_style>>(*flags) || flags->ndim() != 2 || flags->shape(0) != T ||
-      flags->shape(1) != B)
-    throw py::value_error(std::string(name) + ": expected a C-contiguous bool array of shape (T, B) = (" +
-                          std::to_string(T) + ", " + std::to_string(B) + ")");
-  return static_cast<const uint8_t*>(flags->data());  // any byte but zero is true, as in NumPy
-}
-
-const int64_t* check_lengths(const std::optional<py::array>& lengths, int64_t T, int64_t B) {
-  if (!lengths) return nullptr;
-  if (!py::isinstance<py::array_t<int64_t, py::array::c_style>>(*lengths) || lengths->ndim() != 1 ||
-      lengths->shape(0) != B)
-    throw py::value_error("lengths: expected a contiguous int64 array of shape (B,) = (" + std::to_string(B) + ",)");
-  const int64_t* data = static_cast<const int64_t*>(lengths->data());
-  if (reinterpret_cast<std::uintptr_t>(data) % sizeof(int64_t) != 0)
-    throw py::value_error("lengths: expected aligned data");
-  for (int64_t b = 0; b < B; b++)
-    if (data[b] < 0 || data[b] > T)
-      throw py::value_error("lengths: expected numbers from 0 to T = " + std::to_string(T) + ", got " +
-                            std::to_string(data[b]));
-  return data;
-}
-
-void check_steps(int64_t T, int64_t B) {
-  if (B + 2 > std::numeric_limits<int32_t>::max() || (B > 0 && T > (std::numeric_limits<int32_t>::max() - 2 - B) / B))
-    throw py::value_error("x: T*B = " + std::to_string(T) + "*" + std::to_string(B) + " is too large");
-}
-
-namespace {
-
 const void* data_of(const py::array& array) { return array.size() ? array.data() : nullptr; }
 
 py::object forward_sequence(const std::string& cell_name, const py::array& x, const States& state,
@@ -167,12 +106,14 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                             const std::optional<std::string>& compute_dtype, const py::object& params,
                             const RegularizationArgument& regularization, const py::object& norm_ih,
                             const py::object& norm_hh, const py::object& weight_hr, const VariationArgument& variation,
-                            const py::object& norm_c, const py::object& bias_c, bool checkpoint) {
+                            const py::object& norm_c, const py::object& bias_c, bool checkpoint, int64_t heads) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
   if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions (T, B, I), got " + std::to_string(x.ndim()));
-  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2), P = read_h_size(info, weight_ih, weight_hh);
+  const int64_t T = x.shape(0), B = x.shape(1), I = x.shape(2);
+  const int64_t P = heads == 1 ? read_h_size(info, weight_ih, weight_hh)
+                               : check_heads(heads, info, weight_ih, !weight_hr.is_none());
   const int64_t H = weight_hr.is_none() ? P : check_projection(weight_hr, info, P);
   if (I < 1 || H < 1) throw py::value_error("x, weight_hh: expected at least one input and one unit");
   check_steps(T, B);
@@ -184,7 +125,9 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   const py::array w_ih = check_array("weight_ih", weight_ih, type, {gates_x, {"I", I}}, read_only, true);
   py::array w_hh;
   if (info.from_h_count)
-    w_hh = check_array("weight_hh", weight_hh, type, {gates_h, {weight_hr.is_none() ? "H" : "P", P}}, read_only, true);
+    w_hh = check_array("weight_hh", weight_hh, type, {gates_h, read_units(weight_hr.is_none() ? "H" : "P", P, heads)},
+                       read_only, true);
+  args.weights.heads = heads;
   py::array w_hr;
   if (!weight_hr.is_none()) {
     w_hr = check_array("weight_hr", weight_hr, type, {{"P", P}, {"H", H}}, read_only, true);
@@ -262,6 +205,7 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
                                                    type,
                                                    compute,
                                                    args.sizes,
+                                                   heads,
                                                    args.regularization,
                                                    args.variation,
                                                    std::move(*schedule),
@@ -305,6 +249,7 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   args.weights.bias_ih = data_of(saved.bias_ih);
   args.weights.bias_hh = data_of(saved.bias_hh);
   args.weights.params = data_of(saved.params);
+  args.weights.heads = saved.heads;
   if (saved.norm_ih.size()) {
     args.weights.norm_ih = saved.norm_ih.data();
     if (saved.norm_hh.size()) args.weights.norm_hh = saved.norm_hh.data();
@@ -339,7 +284,8 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   };
   args.dweight_ih = output("dweight_ih", dweight_ih, {gates_x, {"I", I}});
   if (info.from_h_count)
-    args.dweight_hh = output("dweight_hh", dweight_hh, {gates_h, h});
+    args.dweight_hh = output("dweight_hh", dweight_hh,
+                             {gates_h, saved.heads > 1 ? read_units("H", H, saved.heads) : h});
   else
     check_absent(info, {{"dweight_hh", &dweight_hh}, {"dbias_hh", &dbias_hh}});
   if (dweight_hr.is_none() != !saved.weight_hr.size())
@@ -433,7 +379,7 @@ void bind_sequence(py::module_& m) {
         "resets"_a = py::none(), "reset_to_initial"_a = false, "reverse"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
         "weight_hr"_a = py::none(), "variation"_a = py::none(), "norm_c"_a = py::none(), "bias_c"_a = py::none(),
-        "checkpoint"_a = false,
+        "checkpoint"_a = false, "heads"_a = 1,
         "One layer, one direction: writes y and state_out; returns what backward needs when `save`, with `checkpoint` "
         "the least of it.");
   m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,

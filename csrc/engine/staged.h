@@ -18,9 +18,9 @@ struct ReadFunctions {
   int late, reads;  // the last so many of from_h, and how many vectors they read
   void (*read)(const Units<T>&, const T* slots, const T* state, T* out);  // out (reads, padded)
   void (*read_saved)(const Units<T>&, const T* gates, const T* state, T* out);
-  // Adds to ds (states, ds_state apart) and to da (slots, padded).
-  void (*read_backward)(const Units<T>&, const T* gates, const T* state, const T* dread, T* ds, int64_t ds_state,
-                        T* da);
+  // Adds to ds (states, ds_state apart) and to da (slots, da_slot apart).
+  void (*read_backward)(const Units<T>&, const T* gates, const T* state, const T* dread, T* ds, int64_t ds_state, T* da,
+                        int64_t da_slot);
 };
 
 template <class Cell, class = void>
@@ -81,7 +81,7 @@ ReadFunctions<T> read_functions() {
       }
     };
     f.read_backward = [](const Units<T>& u, const T* gates, const T* state, const T* dread, T* ds, int64_t ds_state,
-                         T* da) {
+                         T* da, int64_t da_slot) {
       for (int64_t unit = 0; unit < u.padded; unit += L) {
         const Values values(u, 0, unit);
         V save[Cell::saved], s[Cell::states], v[late_reads<Cell>], d[Cell::states], a[Cell::slots];
@@ -89,10 +89,10 @@ ReadFunctions<T> read_functions() {
         load_rows(values, state, Cell::states, u.padded, unit, s);
         load_rows(values, dread, late_reads<Cell>, u.padded, unit, v);
         load_rows(values, ds, Cell::states, ds_state, unit, d);
-        load_rows(values, da, Cell::slots, u.padded, unit, a);
+        load_rows(values, da, Cell::slots, da_slot, unit, a);
         Cell::read_backward(save, s, v, d, a);
         store_rows(values, d, Cell::states, ds_state, unit, ds);
-        store_rows(values, a, Cell::slots, u.padded, unit, da);
+        store_rows(values, a, Cell::slots, da_slot, unit, da);
       }
     };
     return f;
@@ -108,62 +108,81 @@ ReadFunctions<T> read_functions_of(const Variation& variation) {
 
 constexpr double norm_epsilon = 1e-5;
 
-// Calls work(i, u, k) for each vector of `count` rows of H numbers: of row i from unit u on, k numbers.
+// Calls work(i, u, k, turn) for each vector of `count` rows of H numbers: of row i from unit u on, k numbers. `turn` is
+// a constant, 0 and 1 in turn: sums of two kinds wait for one another half as long.
 template <class T, class Work>
 PYRNN_FN void each_vector(int count, int64_t H, const Work& work) {
-  for (int i = 0; i < count; i++)
-    for (int64_t u = 0; u < H; u += lanes<T>) work(i, u, H - u);
+  constexpr int L = lanes<T>;
+  for (int i = 0; i < count; i++) {
+    int64_t u = 0;
+    for (; u + L < H; u += 2 * L) {
+      work(i, u, H - u, Constant<0>{});
+      work(i, u + L, H - u - L, Constant<1>{});
+    }
+    if (u < H) work(i, u, H - u, Constant<0>{});
+  }
 }
 
-// The sum of a vector's numbers.
+// The sum of the numbers of both vectors.
 template <class T>
-PYRNN_FN T sum_lanes(Vec<T> v) {
+PYRNN_FN T sum_lanes(const Vec<T> (&both)[2]) {
   alignas(vector_bytes) T numbers[lanes<T>];
-  store(numbers, v);
+  store(numbers, both[0] + both[1]);
   for (int half = lanes<T> / 2; half > 0; half /= 2)
     for (int j = 0; j < half; j++) numbers[j] += numbers[j + half];
   return numbers[0];
 }
 
-// x (count, padded) of H numbers each, in place: x̂ = (x - mean)/√(variance + ε) over all of them; returns the inverse.
+// The first k numbers of a vector, zeros behind them.
 template <class T>
-T normalise(T* x, int count, int64_t H, int64_t padded) {
-  const T n = T(count * H);
-  Vec<T> sum{}, squares{};
-  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) { sum += load_tail(x + i * padded + u, k); });
-  const Vec<T> mean = broadcast(sum_lanes<T>(sum) / n);
-  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
-    T* at = x + i * padded + u;
-    const Vec<T> centred = load_tail(at, k) - mean;
-    store_tail(at, centred, k);
-    const Vec<T> known = load_tail(at, k);  // zeros past the end
-    squares += known * known;
-  });
-  const T inverse = 1 / T(__builtin_sqrt(double(sum_lanes<T>(squares) / n) + norm_epsilon));
-  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
-    T* at = x + i * padded + u;
-    store_tail(at, load_tail(at, k) * broadcast(inverse), k);
-  });
-  return inverse;
+PYRNN_FN Vec<T> first_lanes(Vec<T> v, int64_t k) {
+  if (k >= lanes<T>) return v;
+  alignas(vector_bytes) T numbers[lanes<T>]{};
+  store_tail(numbers, v, k);
+  return load(numbers);
 }
 
-// dx from the gradient of gain·x̂, in place.
+// x̂ = (x - mean)·inverse has mean 0 and variance 1.
 template <class T>
-void normalise_backward(T* d, const T* normalised, const T* gain, T inverse, int count, int64_t H, int64_t padded) {
+struct Normal {
+  Vec<T> mean, inverse;
+  PYRNN_FN Vec<T> of(Vec<T> x) const { return (x - mean) * inverse; }
+};
+
+// Over all numbers of x (count, padded), H in a row.
+template <class T>
+Normal<T> normal_of(const T* x, int count, int64_t H, int64_t padded) {
   const T n = T(count * H);
-  Vec<T> sum{}, product{};
-  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
-    T* at = d + i * padded + u;
-    const Vec<T> scaled = load_tail(at, k) * load_tail(gain + i * H + u, k);
-    store_tail(at, scaled, k);
-    sum += scaled;
-    product += scaled * load_tail(normalised + i * padded + u, k);
+  Vec<T> sum[2]{}, squares[2]{};
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k, auto turn) {
+    sum[decltype(turn)::value] += load_tail(x + i * padded + u, k);
+  });
+  const Vec<T> mean = broadcast(sum_lanes<T>(sum) / n);
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k, auto turn) {
+    const Vec<T> centred = first_lanes<T>(load_tail(x + i * padded + u, k) - mean, k);
+    squares[decltype(turn)::value] += centred * centred;
+  });
+  return {mean, broadcast(1 / T(__builtin_sqrt(double(sum_lanes<T>(squares) / n) + norm_epsilon)))};
+}
+
+// d (count rows, `distance` apart) from the gradient of gain·x̂, from(i) its rows, which may be d's.
+template <class T, class From>
+void normalise_backward(const From& from, const T* normalised, const T* gain, T inverse, int count, int64_t H,
+                        int64_t padded, T* d, int64_t distance) {
+  const T n = T(count * H);
+  Vec<T> sum[2]{}, product[2]{};
+  const auto scaled = [&](int i, int64_t u, int64_t k) {
+    return load_tail(from(i) + u, k) * load_tail(gain + i * H + u, k);
+  };
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k, auto turn) {
+    const Vec<T> v = scaled(i, u, k);
+    sum[decltype(turn)::value] += v;
+    product[decltype(turn)::value] += v * load_tail(normalised + i * padded + u, k);
   });
   const Vec<T> mean = broadcast(sum_lanes<T>(sum) / n), along = broadcast(sum_lanes<T>(product) / n);
-  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k) {
-    T* at = d + i * padded + u;
+  each_vector<T>(count, H, [&](int i, int64_t u, int64_t k, auto) {
     const Vec<T> known = load_tail(normalised + i * padded + u, k);
-    store_tail(at, (load_tail(at, k) - mean - known * along) * broadcast(inverse), k);
+    store_tail(d + i * distance + u, (scaled(i, u, k) - mean - known * along) * broadcast(inverse), k);
   });
 }
 
@@ -175,6 +194,7 @@ struct StagedRows {
   ReadFunctions<T> reading;
   int64_t I, H, padded;
   int64_t P;  // numbers of h
+  int64_t heads;
   bool norm, projected;
   bool apart;  // h = o·output(c), c clipped or normalised before, is not the cell's
   int early, late, reads;
@@ -186,9 +206,10 @@ struct StagedRows {
   StagedRows(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const Sizes& sizes, const Weights& weights,
              const Variation& variation, const Regularization& regularization)
       : cell(cell), reading(reading), I(sizes.I), H(sizes.H), padded(padded_units<T>(H)),
-        P(weights.weight_hr ? weights.P : H), norm(weights.norm_ih != nullptr), projected(weights.weight_hr != nullptr),
-        apart(weights.norm_c || variation.cell_clip > 0), early(cell.from_h_count - reading.late), late(reading.late),
-        reads(reading.reads), given(weights), clip(T(variation.cell_clip)) {
+        P(weights.weight_hr ? weights.P : H), heads(larger(1, weights.heads)), norm(weights.norm_ih != nullptr),
+        projected(weights.weight_hr != nullptr), apart(weights.norm_c || variation.cell_clip > 0),
+        early(cell.from_h_count - reading.late), late(reading.late), reads(reading.reads), given(weights),
+        clip(T(variation.cell_clip)) {
     if (!variation.varied) return;
     varied.set(variation, regularization, apart);
     output.set(variation.output, 0);
@@ -241,7 +262,13 @@ struct StagedRows {
       store(kept + 2 * padded + u, c);
       store(state + padded + u, c);
     }
-    if (given.norm_c) kept[3 * padded] = normalise(kept + 2 * padded, 1, H, padded);
+    if (given.norm_c) {
+      T* x = kept + 2 * padded;
+      const Normal<T> normal = normal_of(x, 1, H, padded);
+      each_vector<T>(1, H,
+                     [&](int, int64_t u, int64_t k, auto) { store_tail(x + u, normal.of(load_tail(x + u, k)), k); });
+      kept[3 * padded] = normal.inverse[0];
+    }
     for (int64_t u = 0; u < padded; u += lanes<T>) {
       const Vec<T> h = load(kept + u) * output.value(read_out(kept, u));
       store(state + u, h);
@@ -259,8 +286,8 @@ struct StagedRows {
       if (dnormed) store(dnormed + u, of_c);
     }
     if (given.norm_c)
-      normalise_backward(scratch, kept + 2 * padded, static_cast<const T*>(given.norm_c), kept[3 * padded], 1, H,
-                         padded);
+      normalise_backward([&](int) { return scratch; }, kept + 2 * padded, static_cast<const T*>(given.norm_c),
+                         kept[3 * padded], 1, H, padded, scratch, padded);
     for (int64_t u = 0; u < padded; u += lanes<T>) {
       const Vec<T> d = load(dc + u) + load(scratch + u), c = load(kept + padded + u);
       store(dc + u, clip > 0 ? (max(c, -c) < clip ? d : Vec<T>{}) : d);

@@ -17,18 +17,20 @@ template <class T>
 struct StagedBackward : StagedRows<T> {
   using Rows = StagedRows<T>;
   using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::apart,
-      Rows::early, Rows::late, Rows::reads;
+      Rows::early, Rows::late, Rows::reads, Rows::heads;
   const BackwardArgs& args;
   int threads, planes, products;
   int64_t capacity;
+  int64_t spaced, plane;  // distance between entries and planes of da and dproducts: an odd number of vectors keeps
+                          // the entries of a unit, which the weights' gradients read in turn, apart in the cache
   int64_t chunk_first = 0, chunk_count = 0;  // its entries; arrays of entries below begin with the first
   bool add = false;  // the weights' gradients to those of the chunks after it
 
   PackedMatrix<T> to_x[max_blocks], to_h[max_blocks], project;
   T* params;  // (params, padded)
   T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
-  T* da;  // (entries, planes, padded): of the slots, then of the parameters
-  T* dproducts{};  // (entries, products, padded): of x's and h's products, where they were normalised
+  T* da;  // (planes, entries, spaced): of the slots, then of the parameters
+  T* dproducts{};  // (products, entries, spaced): of x's and h's products, where they were normalised
   T *factors{}, *h_seen{}, *read{};  // (B, padded), (entries, padded), (entries, reads, padded)
   T *dprojected{}, *dnormed{};  // (entries, padded): of h as projected, of c as normalised
   T* ordered{};  // weight_hh with zeros for what does not count
@@ -41,7 +43,8 @@ struct StagedBackward : StagedRows<T> {
   StagedBackward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args, int threads)
       : Rows(cell, reading, args.sizes, args.weights, args.variation, args.regularization), args(args),
         threads(threads), planes(cell.slots + cell.params), products(cell.from_x_count + cell.from_h_count),
-        capacity(staged_chunk_entries(args.schedule)) {}
+        capacity(staged_chunk_entries(args.schedule)), spaced((padded / lanes<T> | 1) * lanes<T>),
+        plane(capacity * spaced) {}
 
   size_t carve(void* memory) {
     Carver carver{static_cast<char*>(memory)};
@@ -50,11 +53,11 @@ struct StagedBackward : StagedRows<T> {
     ds = carver.take<T>(cell.states * B * padded);
     ds_initial = carver.take<T>(cell.states * B * padded);
     for (int i = 0; i < cell.from_x_count; i++) to_x[i].carve(carver, H, I);
-    for (int i = 0; i < cell.from_h_count; i++) to_h[i].carve(carver, H, P);
+    for (int i = 0; i < cell.from_h_count; i++) to_h[i].carve(carver, H, P, heads);
     if (projected) project.carve(carver, P, H);
     params = carver.take<T>(cell.params * padded);
-    da = carver.take<T>(all * planes * padded);
-    if (norm) dproducts = carver.take<T>(all * products * padded);
+    da = carver.take<T>(planes * plane);
+    if (norm) dproducts = carver.take<T>(products * plane);
     if (has_dropout(args.regularization)) {
       if (!drops_afresh(args.regularization)) factors = carver.take<T>(B * padded);
       h_seen = carver.take<T>(all * padded);
@@ -76,7 +79,7 @@ struct StagedBackward : StagedRows<T> {
   }
 
   PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
-  PYRNN_FN T* da_row(int64_t e, int plane) const { return da + ((e - chunk_first) * planes + plane) * padded; }
+  PYRNN_FN T* da_row(int64_t e, int i) const { return da + i * plane + (e - chunk_first) * spaced; }
   PYRNN_FN const T* state_row(int64_t row) const {
     return static_cast<const T*>(args.states) + row * cell.states * padded;
   }
@@ -87,30 +90,27 @@ struct StagedBackward : StagedRows<T> {
   PYRNN_FN T* read_row(int64_t e) const { return read + (e - chunk_first) * reads * padded; }
   PYRNN_FN T* projected_row(int64_t e) const { return dprojected + (e - chunk_first) * padded; }
 
-  // Gradients of the products, and the distance between two entries of one.
-  PYRNN_FN T* dx_product(int64_t e, int i) const {
-    return norm ? dproducts + ((e - chunk_first) * products + i) * padded : da_row(e, cell.from_x[i]);
-  }
+  // Gradients of the products.
+  PYRNN_FN T* dproduct(int64_t e, int i) const { return dproducts + i * plane + (e - chunk_first) * spaced; }
+  PYRNN_FN T* dx_product(int64_t e, int i) const { return norm ? dproduct(e, i) : da_row(e, cell.from_x[i]); }
   PYRNN_FN T* dh_product(int64_t e, int i) const {
-    return norm ? dproducts + ((e - chunk_first) * products + cell.from_x_count + i) * padded
-                : da_row(e, cell.from_h[i]);
+    return norm ? dproduct(e, cell.from_x_count + i) : da_row(e, cell.from_h[i]);
   }
-  PYRNN_FN int64_t product_stride() const { return (norm ? products : planes) * padded; }
 
   void prepare(int thread) const {
     const int64_t B = args.sizes.B;
-    const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i, int64_t columns) {
-      const T* from = static_cast<const T*>(weight) + i * matrix.K * columns;
-      matrix.pack_rows([&](int64_t k) { return from + k * columns; }, part(matrix.blocks(), thread, threads));
+    const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i) {
+      const T* from = static_cast<const T*>(weight) + i * matrix.size();
+      matrix.pack_rows([&](int64_t k) { return from + k * matrix.N; }, part(matrix.blocks(), thread, threads));
     };
-    for (int i = 0; i < cell.from_x_count; i++) pack(to_x[i], args.weights.weight_ih, i, I);
+    for (int i = 0; i < cell.from_x_count; i++) pack(to_x[i], args.weights.weight_ih, i);
     if (ordered) {
       const Range blocks = part(to_h[0].blocks(), thread, threads);
       this->order(args.weights, args.weights.weight_hh, {0, H},
                   {blocks.begin * PackedMatrix<T>::width, blocks.end * PackedMatrix<T>::width}, ordered);
     }
-    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], ordered ? ordered : args.weights.weight_hh, i, P);
-    if (projected) pack(project, args.weights.weight_hr, 0, H);
+    for (int i = 0; i < cell.from_h_count; i++) pack(to_h[i], ordered ? ordered : args.weights.weight_hh, i);
+    if (projected) pack(project, args.weights.weight_hr, 0);
     const Blocks units(H, lanes<T>, 1);
     pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
                 padded, params);
@@ -131,9 +131,9 @@ struct StagedBackward : StagedRows<T> {
   void back_through_norm(int64_t e, const int* slot, int first, int last, T* out, const T* normalised, const void* gain,
                          int inverse_at) const {
     if (!norm || first == last) return;
-    for (int i = first; i < last; i++) copy_row(da_row(e, slot[i]), H, out + (i - first) * padded, padded);
-    normalise_backward(out, normalised + first * padded, static_cast<const T*>(gain) + first * H,
-                       gates_row(e)[this->inverses() + inverse_at], last - first, H, padded);
+    normalise_backward([&](int i) { return da_row(e, slot[first + i]); }, normalised + first * padded,
+                       static_cast<const T*>(gain) + first * H, gates_row(e)[this->inverses() + inverse_at],
+                       last - first, H, padded, out, plane);
   }
 
   void step(int thread, int64_t i, Range sequences) const {
@@ -186,8 +186,8 @@ struct StagedBackward : StagedRows<T> {
                         dnormed ? dnormed + (e - chunk_first) * padded : nullptr, scratch[thread]);
       }
       if (afresh && !dropped) varied.mask = fresh[thread] + n * padded;
-      cell.backward(
-          units, {gates, state, dy, ds_row(0, b), da_row(e, 0), args.sizes.B * padded, padded, column_block<T>}, all);
+      cell.backward(units,
+                    {gates, state, dy, ds_row(0, b), da_row(e, 0), args.sizes.B * padded, plane, column_block<T>}, all);
       if (zoned)
         for (int s = 0; s < cell.states; s++)
           for (int64_t u = 0; u < padded; u++) ds_row(s, b)[u] += past(n)[s * padded + u];
@@ -212,7 +212,7 @@ struct StagedBackward : StagedRows<T> {
           for (int64_t u = H; u < padded; u++) dread(n, k)[u] = 0;
         }
         reading.read_backward(units, gates_row(entry[n]), state_row(schedule.source[entry[n]]), dread(n, 0),
-                              ds_row(0, batch(n)), args.sizes.B * padded, da_row(entry[n], 0));
+                              ds_row(0, batch(n)), args.sizes.B * padded, da_row(entry[n], 0), plane);
       }
     }
     for (int64_t n = 0; norm && n < count; n++) {
@@ -248,14 +248,16 @@ struct StagedBackward : StagedRows<T> {
             columns, add);
       piece -= blocks;
     };
-    const auto sums = [&](const T* left, int64_t columns, void* out, int i, const auto& row) {
-      sums_of(H, left, product_stride(), columns, static_cast<T*>(out) + i * H * columns, row);
-    };
     for (int i = 0; i < cell.from_x_count; i++)
-      sums(dx_product(chunk_first, i), I, args.dweight_ih, i, [&](int64_t e) { return x_row(e); });
+      sums_of(H, dx_product(chunk_first, i), spaced, I, static_cast<T*>(args.dweight_ih) + i * H * I,
+              [&](int64_t e) { return x_row(e); });
+    const int64_t units = H / heads, read_units = P / heads;
     for (int i = 0; i < early + late; i++)
-      sums(dh_product(chunk_first, i), P, args.dweight_hh, i,
-           [&](int64_t e) { return i < early ? h_row(e) : read_row(e) + this->read_of(i) * padded; });
+      for (int64_t head = 0; head < heads; head++)
+        sums_of(units, dh_product(chunk_first, i) + head * units, spaced, read_units,
+                static_cast<T*>(args.dweight_hh) + (i * H + head * units) * read_units, [&](int64_t e) {
+                  return (i < early ? h_row(e) : read_row(e) + this->read_of(i) * padded) + head * read_units;
+                });
     if (projected)
       sums_of(P, dprojected, padded, H, static_cast<T*>(args.dweight_hr),
               [&](int64_t e) { return gates_row(e) + this->unprojected(); });
@@ -342,7 +344,7 @@ template <class T>
 void staged_backward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args,
                      int threads) {
   using Call = StagedBackward<T>;
-  const double cycles = 2 * staged_cycles(args.sizes, args.schedule, cell);
+  const double cycles = 2 * staged_cycles(args.sizes, args.schedule, cell, args.weights.heads);
   Team team(cycles > 2 * start_cycles() ? threads : 1);
   Call call(cell, reading, args, team.size());
   call.carve(args.workspace);

@@ -11,7 +11,7 @@ template <class T>
 struct StagedForward : StagedRows<T> {
   using Rows = StagedRows<T>;
   using Rows::cell, Rows::reading, Rows::I, Rows::H, Rows::P, Rows::padded, Rows::norm, Rows::projected, Rows::apart,
-      Rows::early, Rows::late, Rows::reads;
+      Rows::early, Rows::late, Rows::reads, Rows::heads;
   const ForwardArgs& args;
   int threads;
 
@@ -37,7 +37,7 @@ struct StagedForward : StagedRows<T> {
     Carver carver{static_cast<char*>(memory)};
     const int64_t most = args.schedule.max_rows, widest = larger(cell.slots, larger(cell.from_x_count, early + late));
     for (int i = 0; i < cell.from_x_count; i++) from_x[i].carve(carver, I, H);
-    for (int i = 0; i < cell.from_h_count; i++) from_h[i].carve(carver, P, H);
+    for (int i = 0; i < cell.from_h_count; i++) from_h[i].carve(carver, P, H, heads);
     if (projected) project.carve(carver, H, P);
     bias = carver.take<T>(cell.slots * padded);
     params = carver.take<T>(cell.params * padded);
@@ -62,17 +62,18 @@ struct StagedForward : StagedRows<T> {
 
   void prepare(int thread) const {
     const Weights& w = args.weights;
-    const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i, int64_t K) {
-      matrix.pack_transposed(static_cast<const T*>(weight) + i * H * K, K, part(matrix.blocks(), thread, threads));
+    const auto pack = [&](const PackedMatrix<T>& matrix, const void* weight, int i) {
+      matrix.pack_transposed(static_cast<const T*>(weight) + i * matrix.size(), matrix.K,
+                             part(matrix.blocks(), thread, threads));
     };
-    for (int i = 0; i < cell.from_x_count; i++) pack(from_x[i], w.weight_ih, i, I);
+    for (int i = 0; i < cell.from_x_count; i++) pack(from_x[i], w.weight_ih, i);
     if (ordered) {
       const Range blocks = part(from_h[0].blocks(), thread, threads);
       this->order(w, w.weight_hh, {blocks.begin * PackedMatrix<T>::width, blocks.end * PackedMatrix<T>::width}, {0, H},
                   ordered);
     }
-    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], ordered ? ordered : w.weight_hh, i, P);
-    if (projected) pack(project, w.weight_hr, 0, H);
+    for (int i = 0; i < cell.from_h_count; i++) pack(from_h[i], ordered ? ordered : w.weight_hh, i);
+    if (projected) pack(project, w.weight_hr, 0);
     const Blocks units(H, lanes<T>, 1);
     const Range mine = part(units.count, thread, threads);
     pack_params(static_cast<const T*>(w.params), cell.params, units, mine, padded, params);
@@ -115,16 +116,15 @@ struct StagedForward : StagedRows<T> {
       weights[i].multiply(count, of(i), [&](int64_t n) { return product(n) + (i - first) * padded; }, false);
     for (int64_t n = 0; n < count; n++) {
       T* x = product(n);
-      const T inverse = normalise(x, number, H, padded);
+      const Normal<T> normal = normal_of(x, number, H, padded);
       T* kept = row[n].gates ? row[n].gates + kept_at + first * padded : nullptr;
-      each_vector<T>(number, H, [&](int i, int64_t u, int64_t k) {
+      each_vector<T>(number, H, [&](int i, int64_t u, int64_t k, auto) {
         T* to = slots_of(n) + slot[first + i] * padded + u;
-        const Vec<T> v = load_tail(x + i * padded + u, k);
+        const Vec<T> v = normal.of(load_tail(x + i * padded + u, k));
         store_tail(to, load_tail(to, k) + load_tail(static_cast<const T*>(gain) + (first + i) * H + u, k) * v, k);
-        if (kept) store(kept + i * padded + u, v);
+        if (kept) store_tail(kept + i * padded + u, v, k);
       });
-      if (!kept) continue;
-      row[n].gates[this->inverses() + inverse_at] = inverse;
+      if (kept) row[n].gates[this->inverses() + inverse_at] = normal.inverse[0];
     }
   }
 
@@ -219,8 +219,8 @@ Memory staged_forward_memory(const CellFunctions<T>& cell, const ReadFunctions<T
 
 // Cycles of a layer's products, of which a core does two vectors at once.
 template <class T>
-double staged_cycles(const Sizes& sizes, const Schedule& schedule, const CellFunctions<T>& cell) {
-  const int64_t products = cell.from_x_count * sizes.I + cell.from_h_count * sizes.H;
+double staged_cycles(const Sizes& sizes, const Schedule& schedule, const CellFunctions<T>& cell, int64_t heads) {
+  const int64_t products = cell.from_x_count * sizes.I + cell.from_h_count * sizes.H / larger(1, heads);
   return double(schedule.entries) * double(sizes.H) * double(products) / lanes<T> / 2;
 }
 
@@ -228,7 +228,7 @@ template <class T>
 void staged_forward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args,
                     int threads) {
   using Call = StagedForward<T>;
-  const double cycles = staged_cycles(args.sizes, args.schedule, cell);
+  const double cycles = staged_cycles(args.sizes, args.schedule, cell, args.weights.heads);
   Team team(cycles > 2 * start_cycles() ? int(larger(1, smaller(threads, args.sizes.B))) : 1);
   Call call(cell, reading, args, team.size());
   call.carve(args.workspace);

@@ -104,7 +104,7 @@ def recurrent(name: str, config: dict[str, Any], tensors: dict[str, Array]) -> A
     options["zoneout"] = tuple(zoneout) if isinstance(zoneout, list) else zoneout
     # The sizes come from tensors that are in the file: a forged configuration cannot ask for memory.
     merge = checks.choice("merge", config.get("merge", "concat"), ("concat", "sum"))
-    layout = layout_from(KERNELS.spec(cell), tensors, merge)
+    layout = layout_from(KERNELS.spec(cell), tensors, merge, checks.size("heads", config.get("heads", 1)))
     checks.state_dict(layout, tensors)
     options |= {"bias": layout.bias, "layer_norm": layout.layer_norm, "bidirectional": layout.directions == 2}
     options["proj_size"] = layout.proj_size

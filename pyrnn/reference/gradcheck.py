@@ -33,6 +33,7 @@ def gradcheck(
     proj_size: int = 0,
     cell_norm: bool = False,
     learn_initial_state: bool = False,
+    heads: int = 1,
     merge: str = "concat",
     initial_state: bool = True,
     dropout: float = 0.0,
@@ -53,7 +54,7 @@ def gradcheck(
         A registered name.
     time, batch, input_size, hidden_size, num_layers, proj_size : int
         Sizes of the problem.
-    bidirectional, bias, layer_norm, cell_norm, learn_initial_state, merge, initial_state
+    bidirectional, bias, layer_norm, cell_norm, learn_initial_state, heads, merge, initial_state
         Options of the problem; without `initial_state` it starts from zeros.
     dropout : float
         Between layers.
@@ -85,7 +86,7 @@ def gradcheck(
     """
     spec, directions = REFERENCE.spec(cell), 1 + bidirectional
     more: dict[str, Any] = {"layer_norm": layer_norm, "proj_size": proj_size, "cell_norm": cell_norm}
-    more |= {"learned": learn_initial_state, "merge": merge}
+    more |= {"learned": learn_initial_state, "merge": merge, "heads": heads}
     layout = Layout(spec, input_size, hidden_size, num_layers, directions, bias, **more)
     rng = np.random.Generator(np.random.Philox(seed))
     inputs = {"x": rng.normal(size=(time, batch, input_size))}
@@ -114,6 +115,7 @@ def gradcheck(
             "params": {name: values[name] for name in layout.shapes},
             "dropout": dropout,
             "merge": merge,
+            "heads": heads,
             "rng": np.random.Generator(np.random.Philox(seed + 1)),
             "training": True,
             **options,

@@ -39,6 +39,7 @@ class Saved(NamedTuple):
     steps: range  # in the order of the forward
     rounded: Any  # what the products do to both sides
     after: Array  # (T, S, B, H): the states after each step, zero where not active
+    heads: int  # blocks of weight_hh
 
     def saved(self) -> Array:
         """What the cell saved at every step, (T, B, saved, H)."""
@@ -76,6 +77,7 @@ def forward(
     norm_c: Array | None = None,
     bias_c: Array | None = None,
     checkpoint: bool = False,
+    heads: int = 1,
 ) -> Saved | None:
     """Write y and state_out; return what `backward` needs when `save`.
 
@@ -87,6 +89,8 @@ def forward(
     (T, B, _), early = x.shape, len(kind.from_h) - getattr(kind, "late", 0)
     if weight_hh is None:
         weight_hh = np.zeros((0, len(weight_ih) // len(kind.from_x)), x.dtype)
+    if heads > 1:
+        weight_hh = diagonal(weight_hh, heads)
     if getattr(kind, "ordered", False) and params is not None:
         weight_hh = ordered(weight_hh, params)
     P = weight_hh.shape[1]
@@ -150,7 +154,9 @@ def forward(
     products, kept_by = (x_product, h_product, late_product), (x_kept, h_kept, late_kept)
     projection = None if weight_hr is None else (weight_hr, hidden)
     read = (products, kept_by, p, shares, factors, projection)
-    return Saved(kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded, after)
+    return Saved(
+        kind, x, started, kept, *read, active, restart, reset_to_initial, steps, rounded, after, heads
+    )
 
 
 def backward(
@@ -239,11 +245,13 @@ def backward(
     if dweight_hh is not None:
         dweight = h_product.dweight(drows[..., : early * H], [saved.state[:, 0] * saved.factors])
         dweight = ordered(dweight, saved.params[:, 0]) if getattr(kind, "ordered", False) else dweight
-        dweight_hh[: early * H] = dweight[:, : dweight_hh.shape[1]]
+        dweight_hh[: early * H] = blocks(dweight, saved.heads)[:, : dweight_hh.shape[1]]
     if late_slots and dweight_hh is not None:
         late_seen = [kind.read_saved(*kept) for kept in zip(saved.save, saved.state, strict=True)]
         seen = np.moveaxis(np.reshape(late_seen, (T, late_product.reads, B, H)), 1, 0) * saved.factors
-        dweight_hh[early * H :] = late_product.dweight(drows[..., early * H :], list(seen))
+        dweight_hh[early * H :] = blocks(
+            late_product.dweight(drows[..., early * H :], list(seen)), saved.heads
+        )
     if dnorm_ih is not None:
         dnorm_ih[...] = (da_x * x_kept[0]).sum((0, 1))
     if dnorm_hh is not None:
@@ -276,6 +284,23 @@ def ordered(weight: Array, params: Array) -> Array:
     """A weight of h (H, H) with zeros from every unit to those whose first parameter is larger."""
     order = params[0].real
     return np.where(order >= order[:, None], weight, 0)
+
+
+def diagonal(weight: Array, heads: int) -> Array:
+    """A weight (slots·H, H/heads) as (slots·H, H): zeros between units of different heads."""
+    n = weight.shape[1]
+    parts = weight.reshape(-1, heads, n, n)
+    whole = np.zeros((len(parts), heads, n, heads, n), weight.dtype)
+    for k in range(heads):
+        whole[:, k, :, k] = parts[:, k]
+    return whole.reshape(len(weight), heads * n)
+
+
+def blocks(weight: Array, heads: int) -> Array:
+    """What `diagonal` makes whole: the blocks of a weight (slots·H, H) for units of one head."""
+    rows, H = weight.shape
+    parts = weight.reshape(rows // H, heads, H // heads, heads, H // heads)
+    return np.stack([parts[:, k, :, k] for k in range(heads)], 1).reshape(rows, H // heads)
 
 
 def padded(a: Array, axis: int, size: int) -> Array:

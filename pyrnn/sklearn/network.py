@@ -10,8 +10,8 @@ import numpy as np
 
 import pyrnn
 from pyrnn.layout import Array
+from pyrnn.masks import dropout_mask
 from pyrnn.optim import FlatBuffer
-from pyrnn.stacking import dropout_mask
 from pyrnn.states import State
 
 #: Mean loss of scores (B, O) and targets, and its gradient (B, O).

@@ -16,11 +16,11 @@ from torch import Tensor
 
 from pyrnn import checks
 from pyrnn.layout import Layout
+from pyrnn.masks import dropout_mask, regularized
 from pyrnn.reference.cells import registry
 from pyrnn.reference.products import Product
 from pyrnn.reference.regularization import dropout_masks, zoneout_shares
 from pyrnn.reference.sequence import ordered
-from pyrnn.stacking import dropout_mask, regularized
 from pyrnn.states import built, by_pass
 from pyrnn.torch.duck import Cell, Duck
 from pyrnn.torch.reading import flags_of, lengths_of
@@ -87,6 +87,8 @@ def layers(x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], call: 
             w_ih, w_hh, b_ih, b_hh = layout.in_order([params[name] for name, _ in layout.passes[k]])
             if training and variation.weight_dropout and w_hh is not None:
                 w_hh = w_hh * placed(dropout_mask(rng, tuple(w_hh.shape), variation.weight_dropout), x)
+            if layout.heads > 1:
+                w_hh = diagonal(w_hh, layout.heads)
             after, last = one(
                 layout.spec.name,
                 view,
@@ -241,6 +243,13 @@ def one(
         torch.stack([a[k] for a in after]) if after else x.new_empty((0, B, n)) for k, n in enumerate(widths)
     ]
     return sequences, [a.tensor for a in s]
+
+
+def diagonal(weight: Tensor, heads: int) -> Tensor:
+    """`pyrnn.reference.sequence.diagonal`, differentiable."""
+    n = weight.shape[1]
+    whole = torch.diag_embed(weight.view(-1, heads, n, n).movedim(1, -1))  # (slots, n, n, heads, heads)
+    return whole.permute(0, 3, 1, 4, 2).reshape(len(weight), heads * n)
 
 
 def add(slots: list[Any], pieces: Sequence[tuple[Sequence[int], Any]], H: int) -> None:

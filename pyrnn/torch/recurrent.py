@@ -35,8 +35,8 @@ class LSTM(Recurrent, torch.nn.LSTM):
         A name in `pyrnn.cells()` with states (h, c): "lstm_peephole" and the other variants.
     layer_norm, zoneout, recurrent_dropout
         As in `pyrnn.Recurrent`; masks are drawn in training, from PyTorch's generator.
-    merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip, gate_clip
-    activations, cell_norm
+    merge, heads, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip
+    gate_clip, activations, cell_norm
         As in `pyrnn.Recurrent`: `pyrnn.options.MoreOptions`.
     states_batch_first : bool
         Whether states are (B, num_layers·directions, H), given and returned.

@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_
 
 from pyrnn import checks, options
 from pyrnn.functional import KERNELS
-from pyrnn.initial import forget_gates, periods
+from pyrnn.initial import forget_gates, own_past, periods
 from pyrnn.layout import Layout
 from pyrnn.torch import eager, plain, varying
 from pyrnn.torch.reading import concrete
@@ -98,7 +98,7 @@ def vary(
     spec = KERNELS.specs[cell or layer._cell]
     rates = checks.rates("zoneout", zoneout, spec.states)
     checks.probability("recurrent_dropout", recurrent_dropout)
-    least = min(units) if units else layer.hidden_size
+    sizes = units or (layer.hidden_size,)
     layout = Layout(
         spec,
         layer.input_size,
@@ -107,10 +107,11 @@ def vary(
         1 + layer.bidirectional,
         layer.bias,
         layer_norm=checks.flag("layer_norm", layer_norm),
-        proj_size=checks.projection(layer.proj_size, spec, least),
+        proj_size=checks.projection(layer.proj_size, spec, min(sizes)),
         cell_norm=chosen.cell_norm,
         learned=chosen.learn_initial_state,
         merge=options.merged(chosen.merge, 1 + layer.bidirectional),
+        heads=checks.heads(chosen.heads, spec, sizes, layer.proj_size),
     )
     variation = options.variation(spec, **chosen.inside())
     if chosen.forget_bias is not None:
@@ -137,7 +138,7 @@ def vary(
 
 @torch.no_grad()
 def reset(layer: Any) -> None:
-    """Initial values: PyTorch's, but gains are ones, initial states zeros, and periods."""
+    """Initial values: PyTorch's, but those of `pyrnn.initial.initial_params` for what PyTorch lacks."""
     variant = layer._variant
     layout = variant.layout
     each = zip(layout.passes, layout.extras, np.repeat(layout.units, layout.directions), strict=True)
@@ -149,6 +150,8 @@ def reset(layer: Any) -> None:
             parameter.fill_(0.0)
         elif name.startswith("weight_period"):
             parameter.copy_(torch.from_numpy(periods(units[name])))
+        elif own_past(layout, name):
+            parameter.uniform_(0.0, 1.0)
         else:
             parameter.uniform_(-(units[name] ** -0.5), units[name] ** -0.5)
     if variant.chosen.forget_bias is None:

@@ -85,6 +85,7 @@ def written(
             "merge": layout.merge,
             "reverse": layout.reverse,
             "compute_dtype": compute_dtype,
+            "heads": layout.heads,
             "zoneout": tuple(zoneout),
             "recurrent_dropout": recurrent_dropout,
             "variation": variation._asdict(),
@@ -139,6 +140,7 @@ def beyond(layers: Layers) -> bool:
         changes != PLAIN
         or layout.layer_norm
         or layout.proj_size
+        or layout.heads > 1
         or layout.initial
         or any(layers.zoneout)
         or layers.recurrent_dropout
