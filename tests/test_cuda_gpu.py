@@ -101,6 +101,24 @@ def test_the_same_bits_every_time(cell):
         assert all(np.array_equal(a, results[0][name]) for name, a in other.items())
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru", "gru_reset_before"])
+@pytest.mark.parametrize("tier", ["stepwise", "grid"])
+def test_masks_of_training_are_those_of_the_cpu(cell, tier):
+    import torch
+
+    options = {"num_layers": 2, "zoneout": 0.2, "recurrent_dropout": 0.3, "seed": 4}
+    host = pyrnn.Recurrent(cell, 64, 200, dtype="float64", **options)
+    device = pyrnn.Recurrent(cell, 64, 200, device="cuda", **options)
+    device._backend.tier = tier if cell in FUSED else "automatic"
+    x = np.random.Generator(np.random.Philox(2)).normal(size=(20, 40, 64)).astype(np.float32)
+    y, _, saved = host.forward(x.astype(float))
+    found, _, kept = device.forward(torch.tensor(x, device="cuda"))
+    grads, got = host.backward(saved, np.cos(y)), device.backward(kept, torch.cos(found))
+    pairs = [(found, y), (got.x, grads.x), *((got.params[name], a) for name, a in grads.params.items())]
+    for a, expected in pairs:
+        assert l2_error(a.double().cpu().numpy(), expected) <= 12 * 2.0**-23 * 20**0.5
+
+
 def test_captured_in_a_graph():
     import torch
 
