@@ -13,7 +13,7 @@ from test_parallel_native import run, thread_sanitizer  # noqa: F401
 
 ROOT = Path(__file__).parent.parent
 NATIVE = ROOT / "tests" / "native"
-FLAGS = ("-std=c++17", "-O1", "-g", "-pthread", "-Wall", "-Wextra", "-Werror")
+FLAGS = ("-std=c++17", "-O0", "-g1", "-pthread", "-Wall", "-Wextra", "-Werror")
 
 
 def build(folder, name, *flags, change=None):
