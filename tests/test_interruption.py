@@ -55,9 +55,12 @@ def staged():
     return forward(layer_norm=True)
 small = pyrnn.GRU(5, 40, num_layers=2, seed=1)
 x_small = array(6, 3, 5)
+ticker = small.stream(3)
 def use():
+    ticker.reset()
+    steps = ticker.step(x_small[0]), ticker.run(x_small[1:])
     y, state, saved = small.forward(x_small)
-    return b"".join(a.tobytes() for a in (y, state, small.backward(saved, y).x))
+    return b"".join(a.tobytes() for a in (y, state, small.backward(saved, y).x, *steps))
 def denormals():
     return bool((np.full(64, 1e-38, np.float32) * np.float32(0.1) != 0).all())
 expected = use()

@@ -13,6 +13,7 @@
 #include <string>
 #include <system_error>
 #include <thread>
+#include <utility>
 #include <vector>
 #if defined(__linux__)
 #include <sched.h>
@@ -144,7 +145,11 @@ void put_question() {
   const std::int64_t now = coarse_nanoseconds();
   if (now < watch.next) return;
   if (watch.flush) watch.flush->restore();
-  if (watch.ask()) {
+  // Null meanwhile: what is asked may compute something, a step of a stream, that puts no question of its own.
+  bool (*const ask)() = std::exchange(watch.ask, nullptr);
+  const bool ends = ask();
+  watch.ask = ask;
+  if (ends) {
     watch.ended = true;
     if (watch.stop) watch.stop->store(true, std::memory_order_relaxed);
   }
