@@ -5,7 +5,7 @@
     CELLS="lstm gru" MATHS=bfloat16 cuda/build.sh FOLDER 90 && python tests/cuda_budget.py FOLDER --part
     cuda/build.sh FOLDER && python tests/cuda_budget.py FOLDER --write        take what is reported
 
-`--part`: those alone that are both in the table and in this build are judged, and it is said how many are not.
+`--part`: those alone that are both in the table and in this build are judged, and it says how many are not.
 Registers in the table are whole eights, as the hardware gives them out: a kernel may move within them.
 
 A kernel fails that spills, keeps an array in local memory, takes more registers than its budget on any
