@@ -15,6 +15,7 @@ template <class T>
 struct ExpConstants;
 template <>
 struct ExpConstants<float> {
+  using Bits = uint32_t;  // beyond the bounds they overflow, which only unsigned numbers may
   static constexpr float log2e = 1.44269504f, round = 12582912.f;
   static constexpr float ln2_high = 0.693359375f, ln2_low = -2.12194440e-4f;
   static constexpr float lowest = -87.f, highest = 88.f;  // e^x stays a normal number
@@ -24,6 +25,7 @@ struct ExpConstants<float> {
 };
 template <>
 struct ExpConstants<double> {
+  using Bits = uint64_t;
   static constexpr double log2e = 1.4426950408889634074, round = 6755399441055744.0;
   static constexpr double ln2_high = 0.693145751953125, ln2_low = 1.4286068203094172321e-6;
   static constexpr double lowest = -708., highest = 709.;
@@ -39,14 +41,14 @@ struct ExpConstants<double> {
 template <class T>
 PYRNN_FN void split_exp(Vec<T> x, Vec<T>& scale, Vec<T>& m) {
   using C = ExpConstants<T>;
-  using Integers = Vec<typename IndexOf<T>::type>;
+  using Bits = Vec<typename C::Bits>;
   const Vec<T> shifted = x * C::log2e + C::round;
   const Vec<T> n = shifted - C::round;
   const Vec<T> r = x - n * C::ln2_high - n * C::ln2_low;
   Vec<T> p = broadcast(C::coefficients[C::count - 1]);
   PYRNN_UNROLL for (int i = C::count - 2; i >= 0; i--) p = p * r + C::coefficients[i];
   m = (r * r) * p + r;
-  scale = (Vec<T>)((Integers)broadcast(T(1)) + ((Integers)shifted << C::mantissa));
+  scale = (Vec<T>)((Bits)broadcast(T(1)) + ((Bits)shifted << C::mantissa));
 }
 
 // Max error 2 ULP on [-87, 88] (float) and [-708, 709] (double); constant beyond; NaN stays NaN.
@@ -80,9 +82,9 @@ PYRNN_FN Vec<float> exp_twice_by_sixteenths(Vec<float> x) {
   const Vec<float> shifted = x * scale + C::round;
   const Vec<float> f = x * scale - (shifted - C::round);
   const Vec<float> p = f * (f * (sixteenth * sixteenth * sixteenth / 6) + sixteenth * sixteenth / 2) + sixteenth;
-  const Vec<int32_t> bits = (Vec<int32_t>)shifted;
-  const Vec<int32_t> part = (Vec<int32_t>)_mm512_maskz_permutexvar_epi32(0xffff, (__m512i)bits,
-                                                                         (__m512i)load(sixteenths));
+  const Vec<uint32_t> bits = (Vec<uint32_t>)shifted;
+  const Vec<uint32_t> part = (Vec<uint32_t>)_mm512_maskz_permutexvar_epi32(0xffff, (__m512i)bits,
+                                                                           (__m512i)load(sixteenths));
   const Vec<float> power = (Vec<float>)(part + (bits << (C::mantissa - 4)));
   return power * f * p + power;
 }
