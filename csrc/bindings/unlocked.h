@@ -33,7 +33,10 @@ class Unlocked {
 template <class Work>
 void without_lock(const Work& work) {
   Unlocked unlocked;
-  work();
+  {
+    const KernelModes modes;
+    work();
+  }
   unlocked.finish();
 }
 

@@ -38,34 +38,6 @@ void pause_thread() {
 #endif
 }
 
-// Denormal numbers are 18 to 27 times slower and mean nothing to a recurrent layer.
-class FlushDenormals {
- public:
-#if defined(__x86_64__)
-  FlushDenormals() : before_(_mm_getcsr()) { set(); }
-  ~FlushDenormals() { restore(); }
-  void set() const { _mm_setcsr(before_ | 0x8040); }
-  void restore() const { _mm_setcsr(before_); }
-
- private:
-  unsigned before_;
-#elif defined(__aarch64__)
-  FlushDenormals() {
-    asm volatile("mrs %0, fpcr" : "=r"(before_));
-    set();
-  }
-  ~FlushDenormals() { restore(); }
-  void set() const { asm volatile("msr fpcr, %0" ::"r"(before_ | (1ull << 24))); }
-  void restore() const { asm volatile("msr fpcr, %0" ::"r"(before_)); }
-
- private:
-  unsigned long long before_;
-#else
-  void set() const {}
-  void restore() const {}
-#endif
-};
-
 // A job starts within a microsecond on a worker that still spins, and in some ten on one that has parked. Layers of
 // a model follow each other within tens of microseconds, Python's part of a call included: spin that long, and leave
 // the core to others after it.
@@ -83,7 +55,7 @@ struct Job {
 // What a thread knows of the call it works on.
 struct Watch {
   std::atomic<bool>* stop = nullptr;     // of its job
-  const FlushDenormals* flush = nullptr;  // of its job, on the caller's thread
+  const KernelModes* modes = nullptr;     // the outermost of the thread
   bool (*ask)() = nullptr;                // of the caller's thread, with the time to ask next
   std::int64_t next = 0;
   bool ended = false;  // the answer was yes: so are later jobs
@@ -144,7 +116,8 @@ constexpr std::int64_t asking_nanoseconds = 50'000'000, latest_nanoseconds = 150
 void put_question() {
   const std::int64_t now = coarse_nanoseconds();
   if (now < watch.next) return;
-  if (watch.flush) watch.flush->restore();
+  const KernelModes* const modes = watch.modes;
+  if (modes) modes->restore();
   // Null meanwhile: what is asked may compute something, a step of a stream, that puts no question of its own.
   bool (*const ask)() = std::exchange(watch.ask, nullptr);
   const bool ends = ask();
@@ -153,7 +126,7 @@ void put_question() {
     watch.ended = true;
     if (watch.stop) watch.stop->store(true, std::memory_order_relaxed);
   }
-  if (watch.flush) watch.flush->set();
+  if (modes) modes->set();
   const std::int64_t after = coarse_nanoseconds();
   watch.next = after + std::clamp(20 * (after - now), asking_nanoseconds, latest_nanoseconds);
 }
@@ -161,18 +134,11 @@ void put_question() {
 // The thread works on a job while this lives, maybe in the midst of another.
 class Working {
  public:
-  Working(Job& job, const FlushDenormals* flush) : stop_before_(watch.stop), flush_before_(watch.flush) {
-    watch.stop = &job.stop;
-    watch.flush = flush;
-  }
-  ~Working() {
-    watch.stop = stop_before_;
-    watch.flush = flush_before_;
-  }
+  explicit Working(Job& job) : stop_before_(watch.stop) { watch.stop = &job.stop; }
+  ~Working() { watch.stop = stop_before_; }
 
  private:
   std::atomic<bool>* stop_before_;
-  const FlushDenormals* flush_before_;
 };
 
 void serve(Worker* worker) {
@@ -193,8 +159,8 @@ void serve(Worker* worker) {
     worker->state.store(idle, std::memory_order_relaxed);
     if (job->cpu >= 0 && current_cpu() == job->cpu) leave(job->cpu);
     {
-      FlushDenormals flush;
-      Working working(*job, nullptr);
+      const KernelModes modes;
+      Working working(*job);
       job->work(job->context, worker->thread, job->threads);
     }
     job->running.fetch_sub(1, std::memory_order_release);  // the job is gone after this
@@ -282,6 +248,33 @@ std::atomic<int>& thread_setting() {
 
 }  // namespace
 
+KernelModes::KernelModes() {
+#if defined(__x86_64__)
+  before_ = _mm_getcsr();
+#elif defined(__aarch64__)
+  asm volatile("mrs %0, fpcr" : "=r"(before_));
+#endif
+  set();
+}
+
+void KernelModes::set() const {
+  if (!watch.modes) watch.modes = this;
+#if defined(__x86_64__)
+  _mm_setcsr(0x1f80 | 0x8040);
+#elif defined(__aarch64__)
+  asm volatile("msr fpcr, %0" ::"r"(1ull << 24));
+#endif
+}
+
+void KernelModes::restore() const {
+  if (watch.modes == this) watch.modes = nullptr;
+#if defined(__x86_64__)
+  _mm_setcsr(unsigned(before_));
+#elif defined(__aarch64__)
+  asm volatile("msr fpcr, %0" ::"r"(before_));
+#endif
+}
+
 int available_cpus() {
   int cpus = int(std::thread::hardware_concurrency());
 #if defined(__linux__)
@@ -334,8 +327,8 @@ void Team::run(void (*work)(void*, int, int), void* context) {
       worker->wake.notify_one();
     }
   }
-  FlushDenormals flush;
-  Working working(job, &flush);
+  const KernelModes modes;
+  Working working(job);
   work(context, 0, size_);
   for (int spins = 0; job.running.load(std::memory_order_acquire) > 0;) {
     if (spins++ < 4000) {

@@ -191,6 +191,7 @@ PYRNN_FN void step_rows(const PackedLayer<float, Int8>& layer, const StepRow<flo
 inline void quantized_pack(const CellFunctions<float>& cell, const Sizes& sizes, const Weights& weights, void* pack) {
   PackedLayer<float, Int8> layer(cell, sizes.I, sizes.H);
   layer.carve(pack);
+  const KernelModes modes;
   layer.pack(weights);
 }
 

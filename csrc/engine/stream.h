@@ -42,6 +42,7 @@ template <class T, class P>
 void stream_pack(const CellFunctions<T>& cell, const Sizes& sizes, const Weights& weights, void* pack) {
   PackedLayer<T, P> layer(cell, sizes.I, sizes.H);
   layer.carve(pack);
+  const KernelModes modes;
   layer.pack(weights, {0, layer.blocks.count});
 }
 
@@ -77,14 +78,17 @@ void stream_step(const CellFunctions<T>& cell, StreamLayer* stream, int64_t B, V
   const int64_t size = cell.states * layer.padded;
   const T* old = static_cast<const T*>(stream->states) + stream->parity * B * size;
   T* next = static_cast<T*>(stream->states) + (1 - stream->parity) * B * size;
-  for (int64_t b = 0; b < B; b++)
-    rows[b] = {Forward<Shape, T, P>::elements(element<T>(x, 0, b), stream->I, scratch.x_rows, b),
-               Forward<Shape, T, P>::elements(old + b * size, stream->H, scratch.h_rows, b),
-               layer.bias,
-               old + b * size,
-               next + b * size,
-               y.data ? element<T>(y, 0, b) : next + b * size,
-               nullptr};
+  {
+    const KernelModes modes;
+    for (int64_t b = 0; b < B; b++)
+      rows[b] = {Forward<Shape, T, P>::elements(element<T>(x, 0, b), stream->I, scratch.x_rows, b),
+                 Forward<Shape, T, P>::elements(old + b * size, stream->H, scratch.h_rows, b),
+                 layer.bias,
+                 old + b * size,
+                 next + b * size,
+                 y.data ? element<T>(y, 0, b) : next + b * size,
+                 nullptr};
+  }
   stream->parity = 1 - stream->parity;
 
   Schedule schedule{};
@@ -99,6 +103,7 @@ void stream_step(const CellFunctions<T>& cell, StreamLayer* stream, int64_t B, V
   Regularization expected{};
   for (int s = 0; s < cell.states; s++) expected.zoneout[s] = stream->zoneout[s];
   if (!has_zoneout(expected)) return;
+  const KernelModes modes;
   const Range units{0, layer.padded};
   zoneout_shares(expected, cell.states, 0, 0, units, layer.padded, scratch.shares);
   for (int64_t b = 0; b < B; b++) zoneout_forward(cell.states, scratch.shares, rows[b], units, layer.H, layer.padded);
