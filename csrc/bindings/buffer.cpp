@@ -17,7 +17,12 @@ namespace pyrnn {
 namespace {
 
 constexpr std::size_t alignment = 64, huge_page = std::size_t(2) << 20;
-constexpr std::size_t kept_bytes = std::size_t(256) << 20, kept_blocks = 16;
+#if defined(__SANITIZE_ADDRESS__)
+// The sanitizer sees where a buffer ends and when it is gone only if it has its own bytes and no more.
+constexpr std::size_t smallest_unit = 1, kept_bytes = 0, kept_blocks = 0;
+#else
+constexpr std::size_t smallest_unit = alignment, kept_bytes = std::size_t(256) << 20, kept_blocks = 16;
+#endif
 
 struct Block {
   void* data;
@@ -70,13 +75,16 @@ Buffer::Buffer(std::size_t bytes) {
     }
   }
   if (!data_) {
-    const std::size_t unit = bytes >= 2 * huge_page ? huge_page : alignment;
+    const bool huge = kept_blocks > 0 && bytes >= 2 * huge_page;
+    const std::size_t unit = huge ? huge_page : smallest_unit;
     if (bytes > std::size_t(-1) / 2) throw std::bad_alloc();
     capacity_ = (bytes + unit - 1) / unit * unit;
-    data_ = std::aligned_alloc(unit, capacity_);
-    if (!data_) throw std::bad_alloc();
+    if (posix_memalign(&data_, huge ? huge_page : alignment, capacity_) != 0) {
+      data_ = nullptr;
+      throw std::bad_alloc();
+    }
 #if defined(__linux__)
-    if (unit == huge_page) madvise(data_, capacity_, MADV_HUGEPAGE);
+    if (huge) madvise(data_, capacity_, MADV_HUGEPAGE);
 #endif
   }
   if (poisoned()) std::memset(data_, 0xff, capacity_);

@@ -7,6 +7,11 @@
 
 #include "../simd.h"
 
+#if defined(__SANITIZE_ADDRESS__)
+extern "C" void __asan_poison_memory_region(void const volatile*, size_t);
+extern "C" void __asan_unpoison_memory_region(void const volatile*, size_t);
+#endif
+
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
@@ -40,20 +45,36 @@ struct PerThread {
   PYRNN_FN T* operator[](int thread) const { return reinterpret_cast<T*>(data + thread * stride); }
 };
 
+// Under the address sanitizer nobody may touch what lies between two pieces, which are further apart there.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t piece_gap = 64;
+inline void fence(char* piece, size_t used, size_t all) {
+  __asan_unpoison_memory_region(piece, used);
+  __asan_poison_memory_region(piece + used, all - used);
+}
+#else
+constexpr size_t piece_gap = 0;
+PYRNN_FN void fence(char*, size_t, size_t) {}
+#endif
+
 // Hands out 64-byte aligned pieces of one block of memory; with a null base it only counts.
 struct Carver {
   char* base;
   size_t used = 0;
   template <class T>
   T* take(int64_t count) {
-    T* piece = base ? reinterpret_cast<T*>(base + used) : nullptr;
-    used += (size_t(count) * sizeof(T) + 63) / 64 * 64;
-    return piece;
+    char* const piece = base ? base + used : nullptr;
+    const size_t bytes = size_t(count) * sizeof(T), all = (bytes + 63) / 64 * 64 + piece_gap;
+    if (piece) fence(piece, bytes, all);
+    used += all;
+    return reinterpret_cast<T*>(piece);
   }
   template <class T>
   PerThread<T> take_per_thread(int threads, int64_t count) {
-    const size_t stride = (size_t(count) * sizeof(T) + 127) / 128 * 128 + 128;
-    return {take<char>(threads * int64_t(stride)), stride};
+    const size_t bytes = size_t(count) * sizeof(T), stride = (bytes + 127) / 128 * 128 + 128;
+    char* const pieces = take<char>(threads * int64_t(stride));
+    for (int i = 0; pieces && i < threads; i++) fence(pieces + size_t(i) * stride, bytes, stride);
+    return {pieces, stride};
   }
 };
 
