@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc and
 
 #: One call of everything, and one that is refused after each.
 FLAT = """
-import os
+import os, sys
 import numpy as np
 import pyrnn
 pyrnn.set_num_threads(2)
@@ -20,7 +20,9 @@ layer = pyrnn.LSTM(6, 9, num_layers=2, bidirectional=True, dropout=0.2, seed=0)
 staged = pyrnn.GRU(6, 9, layer_norm=True, zoneout=0.1, seed=0)
 attention = pyrnn.BahdanauAttention(9, 6, 5, dtype="float32")
 decoder = pyrnn.AttentionDecoder("gru", 6, 9, attention, dtype="float32", seed=0)
-stream = pyrnn.GRU(6, 9, seed=0).stream(3)
+small = pyrnn.GRU(6, 9, seed=0)
+stream, int8, cell = small.stream(3), small.quantize("int8"), pyrnn.GRUCell(6, 9, seed=0)
+small.save(sys.argv[1])
 x = rng.normal(size=(5, 3, 6)).astype("float32")
 memory = np.ascontiguousarray(x.transpose(1, 0, 2))
 def refused(call, *arguments):
@@ -33,6 +35,12 @@ def calls():
     y, state, saved = layer.forward(x)
     layer.backward(saved, y)
     refused(layer.backward, saved, y[:-1])
+    y, _, saved = layer.forward(x, checkpoint=True)
+    layer.backward(saved, y)
+    pyrnn.load(sys.argv[1])(x)
+    refused(pyrnn.load, sys.argv[1] + ".cut")
+    int8(x)
+    cell(x[0])
     y, _, saved = staged.forward(x)
     staged.backward(saved, y)
     refused(staged, x[..., :-1])
@@ -46,10 +54,12 @@ def calls():
 def resident():
     with open("/proc/self/statm") as file:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
-for _ in range(400):
+with open(sys.argv[1], "rb") as whole, open(sys.argv[1] + ".cut", "wb") as cut:
+    cut.write(whole.read()[:-1])
+for _ in range(200):
     calls()
 before = resident()
-for _ in range(10_000 // 8):
+for _ in range(10_000 // 16):
     calls()
 print(resident() - before)
 """
@@ -97,9 +107,9 @@ print(out_of_memory, done)
 """
 
 
-def run(text):
+def run(text, *arguments):
     process = subprocess.run(
-        [sys.executable, "-P", "-c", text],
+        [sys.executable, "-P", "-c", text, *arguments],
         env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"},
         capture_output=True,
         text=True,
@@ -110,9 +120,9 @@ def run(text):
     return [int(number) for number in process.stdout.split()]
 
 
-def test_resident_memory_is_flat():
+def test_resident_memory_is_flat(tmp_path):
     """Over ten thousand calls, a third of them refused: less than 100 bytes a call."""
-    (growth,) = run(FLAT)
+    (growth,) = run(FLAT, str(tmp_path / "layer"))
     assert growth < 1_000_000
 
 
