@@ -69,6 +69,9 @@ def layer_from(module: Any) -> Any:
     if variant is not None:
         config |= {"zoneout": variant.zoneout, "recurrent_dropout": variant.recurrent_dropout}
         config |= variant.chosen.changed()
+        config |= {"reverse": variant.layout.reverse}
+        if variant.compute_dtype == "bfloat16":
+            config["compute_dtype"] = variant.compute_dtype
     names = [name for group in module._all_weights for name in group]
     return recurrent(layer_name(cell), config, {name: array(name, getattr(module, name)) for name in names})
 
@@ -83,6 +86,14 @@ def cell_from(module: Any) -> Any:
     kind = next((k for k in kinds if isinstance(module, k)), None)
     if kind is None:
         raise TypeError(f"module: expected LSTMCell, GRUCell or RNNCell, got {type(module).__name__}")
+    variant = getattr(module, "_variant", None)
+    if variant is not None:
+        layout = variant[0]
+        params = {name: array(name, getattr(module, name)) for name in layout.shapes}
+        sizes = (module.input_size, module.hidden_size, module.bias)
+        cell = pyrnn.Cell(layout.spec.name, *sizes, dtype=params["weight_ih"].dtype)
+        cell.params = params
+        return cell
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if module.bias else 2]
     params = {name: array(name, getattr(module, name)) for name in names}
     options = {"nonlinearity": module.nonlinearity} if kind is torch.nn.RNNCell else {}
@@ -116,7 +127,7 @@ def to_torch(layer: Any) -> torch.nn.Module:
     -------
     torch.nn.Module
         Of `torch.nn` where PyTorch has it; of `pyrnn.torch` for attention, other cells and options. On the
-        CPU, with copies of the parameters in their dtype; `compute_dtype` has no counterpart.
+        CPU, with copies of the parameters in their dtype.
 
     Raises
     ------
@@ -154,9 +165,16 @@ def module_of(layer: Any) -> Any:
     """A recurrent module whose parameters are still to be loaded."""
     import torch
 
-    refuse(layer, "PyTorch", ("hidden_size", "zoneout", "layer_norm", "proj_size", *Chosen._fields))
+    known = ("hidden_size", "zoneout", "layer_norm", "proj_size", "reverse", *Chosen._fields)
+    refuse(layer, "PyTorch", known)
     options: dict[str, Any] = layer._chosen.changed()
-    for name, default in (("zoneout", 0.0), ("recurrent_dropout", 0.0), ("layer_norm", False)):
+    defaults: dict[str, Any] = {
+        "zoneout": 0.0,
+        "recurrent_dropout": 0.0,
+        "layer_norm": False,
+        "reverse": False,
+    }
+    for name, default in (defaults | {"compute_dtype": None}).items():
         if getattr(layer, name) != default:
             options[name] = getattr(layer, name)
     library: Any = torch.nn
@@ -185,10 +203,18 @@ def cell_module(cell: Any) -> Any:
     """A cell of torch.nn whose parameters are still to be loaded."""
     import torch
 
-    if cell.name not in CLASSES:
-        raise ValueError(f"layer: expected one of the cells {', '.join(CLASSES)}, got {cell.name!r}")
-    options = {"nonlinearity": cell.name.removeprefix("rnn_")} if cell.name.startswith("rnn_") else {}
-    return getattr(torch.nn, CLASSES[cell.name] + "Cell")(
+    options: dict[str, Any] = {}
+    library: Any = torch.nn
+    kind = CLASSES.get(cell.name)
+    if kind is None:
+        import pyrnn.torch as library
+        from pyrnn.torch.variants import cells_of
+
+        kind = next(kind for kind in ("LSTM", "GRU", "RNN") if cell.name in cells_of(kind))
+        options["cell"] = cell.name
+    elif kind == "RNN":
+        options["nonlinearity"] = cell.name.removeprefix("rnn_")
+    return getattr(library, kind + "Cell")(
         cell.input_size, cell.hidden_size, cell.bias, dtype=getattr(torch, str(cell.dtype)), **options
     )
 

@@ -4,6 +4,7 @@
 from pyrnn.torch import compiling
 from pyrnn.torch.attention import AttentionDecoder, BahdanauAttention, LuongAttention
 from pyrnn.torch.cells import GRUCell, LSTMCell, RNNCell
+from pyrnn.torch.quantizing import Quantized, quantize
 from pyrnn.torch.recurrent import GRU, LSTM, RNN
 from pyrnn.torch.replacing import Replaced, replace
 
@@ -16,8 +17,10 @@ __all__ = [
     "GRUCell",
     "LSTMCell",
     "LuongAttention",
+    "Quantized",
     "RNNCell",
     "Replaced",
+    "quantize",
     "replace",
 ]
 

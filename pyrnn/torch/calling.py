@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from pyrnn import checks
 from pyrnn.functional import KERNELS
-from pyrnn.torch import arrays, eager, formulas, inspecting, variants
+from pyrnn.torch import arrays, eager, engines, formulas, inspecting, variants
 from pyrnn.torch.arrays import Call
 from pyrnn.torch.inspecting import turned
 from pyrnn.torch.operators import options_of
@@ -24,6 +24,7 @@ from pyrnn.torch.reading import (
     lengths_of,
     places,
     readable,
+    readable_elsewhere,
     states_fit,
     take_views,
 )
@@ -36,8 +37,9 @@ class Recurrent(torch.nn.RNNBase):
     """What the three layers share: which way a call takes.
 
     An eager call goes straight to the kernels; a call that something watches (torch.compile, torch.export,
-    transforms of torch.func, modes, checkpointing) through the registered operator; whatever the kernels do
-    not have (other devices and number types, projections, tracing) to PyTorch's own layer.
+    transforms of torch.func, modes, checkpointing) through the registered operator; CUDA tensors to the
+    kernels of their device, if its library is there; whatever the kernels do not have (other devices and
+    number types, tracing) to PyTorch's own layer.
     """
 
     _tuple: bool  # whether the state is a tuple
@@ -163,6 +165,12 @@ class Recurrent(torch.nn.RNNBase):
         given = turned(hx) if self.states_batch_first else hx
         return inspecting.gates(self, input, given, layer, options)
 
+    def quantize(self, dtype: str = "int8") -> torch.nn.Module:
+        """The layer with weights of eight bits, for inference: see `pyrnn.torch.Quantized`."""
+        from pyrnn.torch.quantizing import small
+
+        return small(self, checks.choice("dtype", dtype, ("int8",)))
+
     @property
     def cell(self) -> str:
         """Name of the cell in the kernels."""
@@ -235,14 +243,18 @@ class Recurrent(torch.nn.RNNBase):
     def _recognised(self, input: Any, hx: Any, batch_first: bool) -> bool:
         """Whether the kernels can do it; what they cannot, or what is wrong, is for PyTorch."""
         weight = getattr(self, self._flat_weights_names[0])
-        if torch.jit.is_tracing() or not readable(weight):
+        away = engines.elsewhere(weight.device)
+        reads = readable_elsewhere if away else readable
+        if torch.jit.is_tracing() or not reads(weight) or (away and self.proj_size):
             return False
         states = [] if hx is None else list(hx) if isinstance(hx, tuple | list) else [hx]
         if hx is not None and isinstance(hx, tuple | list) != self._tuple:
             return False
-        cast = torch.is_autocast_enabled("cpu")
+        cast = torch.is_autocast_enabled(weight.device.type)
         for a in (input, *states):
-            if not isinstance(a, Tensor) or not readable(a, cast) or (a.dtype != weight.dtype and not cast):
+            if not isinstance(a, Tensor) or not reads(a, cast) or (a.dtype != weight.dtype and not cast):
+                return False
+            if a.device != weight.device:
                 return False
         if input.dim() not in (2, 3) or input.shape[-1] != self.input_size:
             return False
@@ -278,11 +290,16 @@ class Recurrent(torch.nn.RNNBase):
             flags_of("resets", resets, x, batch),
             to_initial,
         )
-        if kernels and torch.is_autocast_enabled("cpu"):
-            # The kernels compute in the parameters' number type; the results get the one of PyTorch's layer.
-            dtype = weights[0].dtype
-            result = input.dtype if self._cell == "gru" else torch.get_autocast_dtype("cpu")
-            with torch.autocast("cpu", enabled=False):
+        device = input.device.type
+        if kernels and torch.is_autocast_enabled(device):
+            # The CPU's kernels compute in the parameters' number type, those of a device in that of autocast;
+            # the results get the one of PyTorch's layer.
+            dtype, result = weights[0].dtype, torch.get_autocast_dtype(device)
+            if engines.elsewhere(input.device):
+                dtype, weights = result, [w.to(result) for w in weights]
+            elif self._cell == "gru":
+                result = input.dtype
+            with torch.autocast(device, enabled=False):
                 states = None if states is None else [s.to(dtype) for s in states]
                 y, finals = self._layers(x.to(dtype), states, weights, flags, batch_first, kernels)
                 y, finals = y.to(result), [s.to(result) for s in finals]
@@ -317,6 +334,8 @@ class Recurrent(torch.nn.RNNBase):
         run: Callable[..., Sequence[Tensor]]
         if not kernels or eager.forward_mode():
             run = lambda k, x, s, w: formulas.sequence(x, s, w, cell, D, batch_first, *flags)  # noqa: E731
+        elif engines.elsewhere(x.device):
+            run = lambda k, x, s, w: variants.single(self, x, s, w, flags, batch_first)  # noqa: E731
         elif torch.compiler.is_compiling() or not eager.unwatched() or not concrete(x, states, weights):
             save = torch.is_grad_enabled()
             call_operator = operator_now()

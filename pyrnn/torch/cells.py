@@ -3,16 +3,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pyrnn.functional import KERNELS
-from pyrnn.torch import eager
+from pyrnn.layout import Layout
+from pyrnn.options import variation
+from pyrnn.torch import eager, variants, varying
 from pyrnn.torch.reading import PLAIN, Views, places, readable, states_fit, take_views
 from pyrnn.torch.recurrent import cell_option
 from pyrnn.torch.transforms import operator_now
+from pyrnn.torch.varying import Call
 
 __all__ = ["GRUCell", "LSTMCell", "RNNCell"]
 
@@ -24,6 +28,59 @@ class Cell(torch.nn.RNNCellBase):
 
     _tuple: bool
     _views: Views | None = None
+    _variant: tuple[Layout, str] | None = None  # what `torch.nn` does not have, and as the operators are told
+
+    @property
+    def cell(self) -> str:
+        """Name of the cell in the kernels."""
+        return self._cell if self._variant is None else self._variant[0].spec.name
+
+    def _vary(self, cell: str | None) -> None:
+        """Become another cell than PyTorch's, with other parameters."""
+        if cell in (None, self._cell):
+            return
+        sizes = (KERNELS.specs[cell], self.input_size, self.hidden_size)
+        layout = Layout(*sizes, bias=self.bias, suffixes=False)
+        like = self.weight_ih
+        self._parameters.clear()
+        for name, shape in layout.shapes.items():
+            self.register_parameter(name, torch.nn.Parameter(like.new_empty(shape)))
+        text = varying.written(
+            Layout(*sizes, bias=self.bias), [0.0] * layout.spec.states, 0.0, variation(layout.spec)
+        )
+        self._variant = (layout, text)
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """PyTorch's initial values; ones, zeros and periods where the cell has such parameters."""
+        if self._variant is None:
+            super().reset_parameters()
+        else:
+            with torch.no_grad():
+                variants.initialise(self, self._variant[0])
+
+    def extra_repr(self) -> str:
+        """PyTorch's words, and what is not PyTorch's."""
+        return super().extra_repr() + ("" if self._variant is None else f", cell={self.cell!r}")
+
+    def _varied(self, input: Any, hx: Any) -> Any:
+        """One step of another cell than PyTorch's, as of a sequence of one."""
+        layout, text = self._variant  # type: ignore[misc]
+        weights = [getattr(self, name) for name in layout.shapes]
+        S = layout.spec.states
+        states = [] if hx is None else list(hx) if isinstance(hx, tuple | list) else [hx]
+        variants.check(self.cell, (input, *states, *weights))
+        if hx is not None and (len(states) != S or isinstance(hx, Tensor) != (S == 1)):
+            raise ValueError(f"hx: expected {S} tensors, got {len(states)} in a {type(hx).__name__}")
+        rest = (False, self.training, 0.0, None, None, None, None, False, False, False)
+
+        def call(x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+            return variants.dispatched(Call(text, *rest), x, states, weights)[1:]
+
+        given = [s[None] for s in states]
+        finals = variants.without_autocast(input[None], given, weights[0].dtype, not self._tuple, call)
+        found = tuple(s[0] for s in finals)
+        return found if S > 1 else found[0]
 
     @property
     def _cell(self) -> str:
@@ -42,6 +99,8 @@ class Cell(torch.nn.RNNCellBase):
         -------
         hx : the new state
         """
+        if self._variant is not None:
+            return self._varied(input, hx)
         eagerly = not torch.compiler.is_compiling() and eager.unwatched()
         if eagerly and type(input) in PLAIN and not torch._C._is_any_autocast_enabled():
             finals = self._short_single(input, hx) if input.dim() == 1 else self._short(input, hx)
@@ -141,7 +200,9 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
     ----------
     *args, **kwargs
         Of `torch.nn.LSTMCell`.
-    cell : {"lstm"}
+    cell : str
+        A name in `pyrnn.cells()` with states (h, c) or more: "lstm_peephole" and others. The new state is a
+        tuple of as many tensors as the cell has states.
 
     Examples
     --------
@@ -154,8 +215,9 @@ class LSTMCell(Cell, torch.nn.LSTMCell):
     _tuple = True
 
     def __init__(self, *args: Any, cell: str | None = None, **kwargs: Any) -> None:
-        cell_option(("lstm",), cell)
+        cell_option(variants.cells_of("LSTM"), cell)
         super().__init__(*args, **kwargs)
+        self._vary(cell)
 
     @property
     def _cell(self) -> str:
@@ -175,8 +237,9 @@ class GRUCell(Cell, torch.nn.GRUCell):
     _tuple = False
 
     def __init__(self, *args: Any, cell: str | None = None, **kwargs: Any) -> None:
-        cell_option(("gru",), cell)
+        cell_option(variants.cells_of("GRU"), cell)
         super().__init__(*args, **kwargs)
+        self._vary(cell)
 
     @property
     def _cell(self) -> str:
@@ -196,12 +259,13 @@ class RNNCell(Cell, torch.nn.RNNCell):
     _tuple = False
 
     def __init__(self, *args: Any, cell: str | None = None, **kwargs: Any) -> None:
-        cell_option(("rnn_tanh", "rnn_relu"), cell)
+        cell_option(variants.cells_of("RNN"), cell)
         if cell is not None and len(args) < 4:
-            kwargs.setdefault("nonlinearity", cell.removeprefix("rnn_"))
+            kwargs.setdefault("nonlinearity", cell.rpartition("_")[2])
         super().__init__(*args, **kwargs)
-        if cell is not None and cell != self._cell:
+        if cell is not None and not cell.endswith(self._cell):
             raise ValueError(f"cell: expected {self._cell!r} for this nonlinearity, got {cell!r}")
+        self._vary(cell)
 
     @property
     def _cell(self) -> str:

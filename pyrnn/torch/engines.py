@@ -81,6 +81,11 @@ def device_engine(device: str, precision: str) -> Engine | None:
     return on_device(cuda.CudaBackend(device, precision))
 
 
+def elsewhere(device: torch.device) -> bool:
+    """Whether tensors of a device are no memory that the CPU's kernels read."""
+    return device.type != "cpu"
+
+
 def engine_of(device: torch.device, compute_dtype: str | None = None) -> Engine | None:
     """The engine for tensors of a device, or None where there are no kernels."""
     if device.type == "cpu":

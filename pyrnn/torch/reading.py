@@ -13,7 +13,7 @@ from torch._subclasses.functional_tensor import FunctionalTensor
 
 from pyrnn import checks
 from pyrnn.functional import KERNELS
-from pyrnn.torch import arrays
+from pyrnn.torch import arrays, engines
 from pyrnn.torch.arrays import DTYPES, Call
 
 #: Types of tensors with memory of their own.
@@ -86,6 +86,14 @@ def readable(a: Tensor, cast: bool = False) -> bool:
     """Whether a tensor is of a kind that the kernels read, after a cast of its number type if need be."""
     known = a.dtype in DTYPES or (cast and a.dtype.is_floating_point)
     return known and a.device.type == "cpu" and a.layout is torch.strided and type(a) in TENSORS
+
+
+def readable_elsewhere(a: Tensor, cast: bool = False) -> bool:
+    """The same of a device's kernels, where there are some for the device that the tensor is on."""
+    if not engines.elsewhere(a.device) or a.layout is not torch.strided or type(a) not in TENSORS:
+        return False
+    engine = engines.engine_of(a.device)
+    return engine is not None and (a.dtype in engine.dtypes or (cast and a.dtype.is_floating_point))
 
 
 def concrete(x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]) -> bool:

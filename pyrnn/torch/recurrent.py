@@ -38,6 +38,11 @@ class LSTM(Recurrent, torch.nn.LSTM):
     merge, heads, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, cell_clip
     gate_clip, activations, cell_norm
         As in `pyrnn.Recurrent`: `pyrnn.options.MoreOptions`.
+    reverse : bool
+        As in `pyrnn.Recurrent`: the only direction is the reverse one.
+    compute_dtype : {None, "bfloat16", "tf32"}
+        How float32 products are computed, as in `pyrnn.Recurrent`: the first on the CPU, the second on CUDA
+        devices; on the other kind of device they are float32's.
     states_batch_first : bool
         Whether states are (B, num_layers·directions, H), given and returned.
     checkpoint : bool
@@ -48,8 +53,6 @@ class LSTM(Recurrent, torch.nn.LSTM):
     ------
     ValueError, TypeError
         An option is wrong.
-    NotImplementedError
-        A layer with one of these options is called with other tensors than float32 or float64 on the CPU.
 
     Examples
     --------
@@ -61,7 +64,8 @@ class LSTM(Recurrent, torch.nn.LSTM):
 
     Notes
     -----
-    Other devices than the CPU and other number types than float32 and float64 run on PyTorch's own layer.
+    Tensors on devices and of number types that the kernels lack run on PyTorch's own layer, and with options
+    that it lacks through plain operations of PyTorch.
     """
 
     _tuple = True

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.utils.parametrize import is_parametrized
 
-from pyrnn.torch.arrays import DTYPES
+from pyrnn.torch import engines
 from pyrnn.torch.cells import GRUCell, LSTMCell, RNNCell
 from pyrnn.torch.recurrent import GRU, LSTM, RNN
 
@@ -131,8 +131,9 @@ def unfit(module: torch.nn.Module) -> str | None:
     if is_parametrized(module):
         return "parametrised; replace first and parametrise then"
     for parameter in module.parameters(recurse=False):
-        if parameter.device.type != "cpu":
+        engine = engines.engine_of(parameter.device)
+        if engine is None:
             return f"on {parameter.device}, where there are no kernels"
-        if parameter.dtype not in DTYPES:
+        if parameter.dtype not in engine.dtypes:
             return f"{parameter.dtype} is not in the kernels"
     return None

@@ -9,7 +9,6 @@ derivatives, other devices and number types) the plain operations of `pyrnn.torc
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +31,7 @@ class Variant(NamedTuple):
 
     Attributes
     ----------
-    layout, zoneout, recurrent_dropout, chosen, variation
+    layout, zoneout, recurrent_dropout, chosen, variation, compute_dtype
         As in `pyrnn.Recurrent`.
     text : str
         All of it as the operators are told.
@@ -47,6 +46,7 @@ class Variant(NamedTuple):
     recurrent_dropout: float
     chosen: options.Chosen
     variation: options.Variation
+    compute_dtype: str | None
     text: str
     draws: bool
     form: tuple[int, int]
@@ -68,7 +68,8 @@ def taken(
 
     Of layers of different sizes PyTorch is told the largest.
     """
-    more: Any = {name: keywords.pop(name) for name in options.Chosen._fields if name in keywords}
+    names = (*options.Chosen._fields, "compute_dtype", "reverse")
+    more: Any = {name: keywords.pop(name) for name in names if name in keywords}
     sizes = args[1] if len(args) > 1 else keywords.get("hidden_size")
     if not isinstance(sizes, tuple | list):
         return args, more, None
@@ -85,16 +86,27 @@ def vary(
     layer_norm: bool,
     zoneout: float | tuple[float, ...],
     recurrent_dropout: float,
-    more: options.MoreOptions,
+    more: Any,
     units: Any,
 ) -> None:
     """Give a layer of `torch.nn` another cell or options, where it asks for some; it gets new parameters."""
+    compute_dtype, reverse = (
+        more.pop("compute_dtype", None),
+        checks.flag("reverse", more.pop("reverse", False)),
+    )
     plain = cell in (None, layer._cell) and layer_norm is False and zoneout == 0 and recurrent_dropout == 0
     chosen = options.chosen(more)
     if units is not None and len(set(units)) > 1:
         layer.hidden_size, plain = units, False
-    if plain and not chosen.changed():
+    if plain and not (chosen.changed() or compute_dtype is not None or reverse):
         return
+    like = next(iter(layer._parameters.values()))
+    if compute_dtype is not None:
+        checks.choice("compute_dtype", compute_dtype, ("bfloat16", "tf32"))
+        if like.dtype != torch.float32:
+            raise TypeError(f"compute_dtype: expected None with dtype {like.dtype}, got {compute_dtype!r}")
+    if reverse and layer.bidirectional:
+        raise ValueError("reverse: expected False with bidirectional=True, got True")
     spec = KERNELS.specs[cell or layer._cell]
     rates = checks.rates("zoneout", zoneout, spec.states)
     checks.probability("recurrent_dropout", recurrent_dropout)
@@ -112,11 +124,13 @@ def vary(
         learned=chosen.learn_initial_state,
         merge=options.merged(chosen.merge, 1 + layer.bidirectional),
         heads=checks.heads(chosen.heads, spec, sizes, layer.proj_size),
+        reverse=reverse,
     )
-    variation = options.variation(spec, **chosen.inside())
+    variation = options.variation(spec, **chosen.inside(), compute_dtype=compute_dtype)
+    if compute_dtype == "bfloat16":
+        checks.warn_of_float32(compute_dtype, layout)
     if chosen.forget_bias is not None:
         forget_gates(layout)  # refuses cells that have none
-    like = next(iter(layer._parameters.values()))
     layer._parameters.clear()
     layer._flat_weights_names, layer._flat_weights = list(layout.shapes), []
     for name, shape in layout.shapes.items():
@@ -128,10 +142,10 @@ def vary(
     ]
     for weights, states in zip(layer._all_weights, layout.initial, strict=False):
         weights += [name for name, _ in states]
-    text = varying.written(layout, rates, recurrent_dropout, variation)
+    text = varying.written(layout, rates, recurrent_dropout, variation, compute_dtype)
     draws = bool(recurrent_dropout or any(rates) or chosen.weight_dropout)
     layer._variant = Variant(
-        layout, zoneout, recurrent_dropout, chosen, variation, text, draws, form_of(layout)
+        layout, zoneout, recurrent_dropout, chosen, variation, compute_dtype, text, draws, form_of(layout)
     )
     layer.reset_parameters()
 
@@ -139,11 +153,14 @@ def vary(
 @torch.no_grad()
 def reset(layer: Any) -> None:
     """Initial values: PyTorch's, but those of `pyrnn.initial.initial_params` for what PyTorch lacks."""
-    variant = layer._variant
-    layout = variant.layout
+    initialise(layer, layer._variant.layout, layer._variant.chosen.forget_bias)
+
+
+def initialise(module: Any, layout: Layout, forget_bias: float | None = None) -> None:
+    """Initial values of a module's parameters, which are those of the layout."""
     each = zip(layout.passes, layout.extras, np.repeat(layout.units, layout.directions), strict=True)
     units = {name: int(H) for names, more, H in each for name, _ in (*names, *more.values())}
-    for name, parameter in layer.named_parameters(recurse=False):
+    for name, parameter in module.named_parameters(recurse=False):
         if name.startswith("weight_ln"):
             parameter.fill_(1.0)
         elif name.startswith("bias_ln") or name[0] not in "wb":
@@ -154,14 +171,14 @@ def reset(layer: Any) -> None:
             parameter.uniform_(0.0, 1.0)
         else:
             parameter.uniform_(-(units[name] ** -0.5), units[name] ** -0.5)
-    if variant.chosen.forget_bias is None:
+    if forget_bias is None:
         return
     gates = forget_gates(layout)
     for names in layout.passes:
-        for (name, _), places, value in zip(names[2:], gates, (variant.chosen.forget_bias, 0.0), strict=True):
+        for (name, _), places, value in zip(names[2:], gates, (forget_bias, 0.0), strict=True):
             H = units[name]
             for place in places:
-                getattr(layer, name)[place * H : place * H + H] = value
+                getattr(module, name)[place * H : place * H + H] = value
 
 
 def words(layer: Any, text: str) -> str:
@@ -174,6 +191,8 @@ def words(layer: Any, text: str) -> str:
             "layer_norm": variant.layout.layer_norm,
             "zoneout": variant.zoneout,
             "recurrent_dropout": variant.recurrent_dropout,
+            "reverse": variant.layout.reverse,
+            "compute_dtype": variant.compute_dtype,
             **variant.chosen.changed(),
         }
     return ", ".join([text, *(f"{name}={value!r}" for name, value in more.items() if value)])
@@ -220,12 +239,9 @@ def run(
             raise ValueError("lengths, mask, resets: expected None beside a PackedSequence, got some")
         if return_states:
             raise ValueError("return_states: expected False beside a PackedSequence, got True")
-        x, steps = pad_packed_sequence(input, layer.batch_first)
-        y, final = run(layer, x, hx, steps, None, None, "zero")
-        packed = pack_padded_sequence(y, steps, layer.batch_first, enforce_sorted=False)
-        if input.sorted_indices is not None:
-            return packed, final
-        return PackedSequence(packed.data, packed.batch_sizes), final
+        return on_rows(
+            input, layer.batch_first, lambda x, steps: run(layer, x, hx, steps, None, None, "zero")
+        )
     form = described(layer)[2]
     weights = [getattr(layer, name) for name in layer._flat_weights_names]
     states, expected = [] if hx is None else flat(hx), form[0] * max(form[1], 1)
@@ -233,16 +249,39 @@ def run(
     if hx is not None and (len(states) != expected or isinstance(hx, Tensor) != (form == (1, 0))):
         raise ValueError(f"hx: expected {expected} tensors, got {len(states)} in a {type(hx).__name__}")
     flags = (lengths, mask, resets)
-    kind, result = input.device.type, None
-    if torch.is_autocast_enabled(kind):
-        # As of PyTorch's own layers: the kernels compute in the parameters' number type.
-        result = input.dtype if layer.mode == "GRU" else torch.get_autocast_dtype(kind)
-        input, states = input.to(weights[0].dtype), [s.to(weights[0].dtype) for s in states]
-    with torch.autocast(kind, enabled=False) if result is not None else nullcontext():
-        found = computed(layer, input, states, weights, flags, reset_to == "initial", return_states)
-    y, *rest = found if result is None else [a.to(result) for a in found]
+
+    def call(x: Tensor, states: Sequence[Tensor]) -> Sequence[Tensor]:
+        return computed(layer, x, states, weights, flags, reset_to == "initial", return_states)
+
+    y, *rest = without_autocast(input, states, weights[0].dtype, layer.mode == "GRU", call)
     groups = [rest[:expected], rest[expected:]] if return_states else [rest]
     return y, *(nested(form, group) for group in groups)
+
+
+def on_rows(packed: PackedSequence, batch_first: bool, call: Any) -> tuple[PackedSequence, Any]:
+    """The results of `call(x, lengths)` on packed rows, the output packed as they are."""
+    x, steps = pad_packed_sequence(packed, batch_first)
+    y, final = call(x, steps)
+    again = pack_padded_sequence(y, steps, batch_first, enforce_sorted=False)
+    return again if packed.sorted_indices is not None else PackedSequence(
+        again.data, again.batch_sizes
+    ), final
+
+
+def without_autocast(
+    x: Tensor, states: Sequence[Tensor], dtype: torch.dtype, keeps: bool, call: Any
+) -> Sequence[Tensor]:
+    """The results of `call(x, states)`, under autocast in the parameters' `dtype`.
+
+    Results get the number type that PyTorch's own layers give: of autocast, or of x if it `keeps` it.
+    """
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind):
+        results: Sequence[Tensor] = call(x, states)
+        return results
+    result = x.dtype if keeps else torch.get_autocast_dtype(kind)
+    with torch.autocast(kind, enabled=False):
+        return [a.to(result) for a in call(x.to(dtype), [s.to(dtype) for s in states])]
 
 
 def computed(
@@ -274,6 +313,42 @@ def computed(
         return_states,
         checkpoint,
     )
+    return dispatched(call, x, states, weights)
+
+
+def single(
+    layer: Any,
+    x: Tensor,
+    states: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    flags: Sequence[Any],
+    batch_first: bool,
+) -> Sequence[Tensor]:
+    """y and the final states of one layer of a stack of PyTorch's, from lengths and flags (T, B)."""
+    D, H = 1 + layer.bidirectional, layer.hidden_size
+    text = plain_text(layer._cell, x.shape[2], H, 1, D, layer.bias, layer.proj_size)
+    lengths, *columns, to_initial = flags
+    mask, resets = (f.t() if batch_first and f is not None else f for f in columns)
+    call = Call(
+        text,
+        batch_first,
+        False,
+        0.0,
+        None,
+        lengths,
+        mask,
+        resets,
+        to_initial,
+        return_states=False,
+        checkpoint=False,
+    )
+    return dispatched(call, x, states, weights)
+
+
+def dispatched(
+    call: Call, x: Tensor, states: Sequence[Tensor], weights: Sequence[Tensor]
+) -> Sequence[Tensor]:
+    """A call by the plain operations, the operator or the kernels."""
     if by_plain_operations(call, x, weights):
         return plain.layers(x, states, weights, call)
     if torch.compiler.is_compiling() or not eager.unwatched() or not concrete(x, states, weights):

@@ -19,7 +19,7 @@ from torch import Tensor
 from pyrnn import stacking
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Layout
-from pyrnn.options import PLAIN, Variation
+from pyrnn.options import Variation
 from pyrnn.torch import engines
 from pyrnn.torch.engines import Engine
 
@@ -135,16 +135,9 @@ def engine_for(call: Call, device: torch.device, dtype: torch.dtype) -> Engine |
 
 def beyond(layers: Layers) -> bool:
     """Whether layers have options that the kernels of a device lack."""
-    layout, changes = layers.layout, layers.variation._replace(curves=(), weight_dropout=0.0)
-    return bool(
-        changes != PLAIN
-        or layout.layer_norm
-        or layout.proj_size
-        or layout.heads > 1
-        or layout.initial
-        or any(layers.zoneout)
-        or layers.recurrent_dropout
-    )
+    layout, changes = layers.layout, layers.variation
+    inside = changes.inside or layout.cell_norm or changes.dropout_kind == "candidate"
+    return bool(inside or layout.layer_norm or layout.proj_size or layout.heads > 1)
 
 
 def forward(
@@ -181,7 +174,7 @@ def forward(
         recurrent_dropout=layers.recurrent_dropout,
         training=call.training,
         rng=np.random.Generator(np.random.Philox(0 if call.seed is None else int(call.seed))),
-        compute_dtype=layers.compute_dtype if on_cpu else None,
+        compute_dtype="bfloat16" if on_cpu and layers.compute_dtype == "bfloat16" else None,
         save=save,
         checkpoint=save and call.checkpoint and on_cpu,
         variation=layers.variation,
