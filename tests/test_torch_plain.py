@@ -131,6 +131,10 @@ def test_transforms(kind):
     for k in (0, 3):
         expected = torch.autograd.grad(loss(params, xs[k]), list(params.values()))
         torch.testing.assert_close([a[k] for a in of_samples.values()], list(expected))
+    if kind == "regularised":
+        with pytest.raises(NotImplementedError, match=r"^vmap: expected randomness='same'"):
+            torch.func.vmap(lambda x: layer.train()(x)[0], randomness="different")(xs)
+        layer.eval()
     one = [
         jacobian(lambda x: layer(x)[0].sum(0))(xs[0]) for jacobian in (torch.func.jacrev, torch.func.jacfwd)
     ]

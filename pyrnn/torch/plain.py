@@ -70,6 +70,8 @@ def layers(x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], call: 
         zeros = built(layout, lambda rows, width: x.new_zeros((rows, B, width)))
         initial = by_pass(layout, zeros)
 
+    if call.seed is not None and torch._C._functorch.is_batchedtensor(call.seed):
+        raise NotImplementedError("vmap: expected randomness='same' where a layer draws masks in training")
     training = call.training
     rng = np.random.Generator(np.random.Philox(0 if call.seed is None else int(call.seed)))
     recurrent_dropout = recurrent_dropout if training else 0.0

@@ -53,7 +53,6 @@ class Quantized(torch.nn.Module):
         """Whether sequences are (B, T, …)."""
         return self.layer.batch_first
 
-    @torch.compiler.disable
     def forward(
         self,
         input: Any,
@@ -78,6 +77,12 @@ class Quantized(torch.nn.Module):
         output : tensor (T, B, H·directions) in the layout of the input, or PackedSequence
         hx : the state after each row's last valid step
         """
+        if torch.compiler.is_compiling():  # a break in the graph: integers have no operator
+            call: Any = torch._dynamo.disable(self.forward)
+            found: tuple[Any, Any] = call(
+                input, hx, lengths=lengths, mask=mask, resets=resets, reset_to=reset_to
+            )
+            return found
         if isinstance(input, PackedSequence):
             if not (lengths is None and mask is None and resets is None):
                 raise ValueError("lengths, mask, resets: expected None beside a PackedSequence, got some")
@@ -87,15 +92,11 @@ class Quantized(torch.nn.Module):
                 lambda x, steps: self.forward(x, hx, lengths=steps, reset_to=reset_to),
             )
         given = turned(hx) if self.states_batch_first else hx
+        options = {"lengths": lengths, "mask": mask, "resets": resets}
         y, state = self.layer(
             numbers("input", input),
             None if given is None else each(lambda s: numbers("hx", s), given),
-            lengths=None if lengths is None else torch.as_tensor(lengths).numpy(force=True),
-            **{
-                name: torch.as_tensor(flags).numpy(force=True)
-                for name, flags in (("mask", mask), ("resets", resets))
-                if flags is not None
-            },
+            **{n: a if a is None else torch.as_tensor(a).numpy(force=True) for n, a in options.items()},
             reset_to=reset_to,
         )
         final = each(lambda s: torch.from_numpy(s).to(input.dtype), state)

@@ -26,6 +26,12 @@ from pyrnn.torch.varied_operators import VARIED, Varied
 from pyrnn.torch.varying import Call, engine_for, flat, form_of, nested
 
 
+def constant(function: Any) -> Any:
+    """As `torch.compiler.assume_constant_result`, which would import TorchDynamo, a second, for a mark."""
+    function._dynamo_marked_constant = True
+    return function
+
+
 class Variant(NamedTuple):
     """What a layer is beside `torch.nn`'s: its parameters' names and shapes, and its options.
 
@@ -198,7 +204,7 @@ def words(layer: Any, text: str) -> str:
     return ", ".join([text, *(f"{name}={value!r}" for name, value in more.items() if value)])
 
 
-@torch.compiler.assume_constant_result
+@constant
 def plain_text(cell: str, I: int, H: int, L: int, D: int, bias: bool, proj_size: int) -> str:  # noqa: E741
     """A layer of `torch.nn` as the operators are told of it."""
     layout = Layout(KERNELS.specs[cell], I, H, L, D, bias, proj_size=proj_size)
@@ -350,9 +356,13 @@ def dispatched(
 ) -> Sequence[Tensor]:
     """A call by the plain operations, the operator or the kernels."""
     if by_plain_operations(call, x, weights):
+        if torch.compiler.is_compiling():  # a break in the graph: masks and cells are the reference's
+            return torch._dynamo.disable(plain.layers)(x, states, weights, call)
         return plain.layers(x, states, weights, call)
     if torch.compiler.is_compiling() or not eager.unwatched() or not concrete(x, states, weights):
-        results: Sequence[Tensor] = VARIED(x, states, weights, *call, torch.is_grad_enabled())[:-1]
+        # What is traced serves calls with and without gradients.
+        save = torch.is_grad_enabled() or torch.jit.is_tracing()
+        results: Sequence[Tensor] = VARIED(x, states, weights, *call, save)[:-1]
         return results
     save = torch.is_grad_enabled() and eager.any_requires_grad(x, states, weights)
     results = Varied.apply(call, save, len(states), x, *states, *weights)
@@ -367,7 +377,7 @@ def by_plain_operations(call: Call, x: Tensor, weights: Sequence[Tensor]) -> boo
     return watched or engine_for(call, x.device, weights[0].dtype) is None
 
 
-@torch.compiler.assume_constant_result
+@constant
 def known(layers: str, return_states: bool, device: torch.device, dtype: torch.dtype) -> bool:
     """Whether kernels compute calls of these layers."""
     call = Call(layers, False, False, 0.0, None, None, None, None, False, return_states, False)
