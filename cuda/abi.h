@@ -11,7 +11,7 @@
 namespace pyrnn {
 namespace cuda {
 
-constexpr uint32_t abi_version = 3;
+constexpr uint32_t abi_version = 4;
 
 // Distance between rows of units in everything that stays on the device: whole chunks of every type of number.
 constexpr int64_t padding = 32;
@@ -68,6 +68,48 @@ struct LayerBackward {
   void* stream;
 };
 
+// An array over pairs, broadcast by strides of zero: sequence, head, query, key. Data null: none.
+struct Spread {
+  const void* data;
+  int64_t stride[4];
+};
+
+// Softmax attention of projected queries and keys: what a forward and its backward agree on. Every array of numbers is
+// C-contiguous; query i attends to key j of its sequence when j < length, j <= offset + i if causal,
+// offset + i - left <= j <= offset + i + right if left is not negative, and neither mask nor bias (-inf) forbids it.
+struct Attention {
+  uint32_t size, version;
+  int32_t score, number, device;
+  int32_t causal;
+  AttentionSizes sizes;    // B counts sequences times heads
+  int64_t heads;
+  const int64_t* lengths;  // (B / heads), any value, or null
+  int64_t left, right, offset;
+  Spread mask, bias;       // bytes, zero: not attended; numbers added to the scores
+  double scale;
+};
+
+struct AttentionForward {
+  Attention attention;
+  const void *query, *key, *value, *weight_score;  // (B, Tq, D), (B, Tk, D), (B, Tk, Dv), (D) or null
+  void *context, *weights;                         // (B, Tq, Dv), (B, Tq, Tk)
+  void *kept, *workspace;                          // `kept`, for the backward; null: inference
+  void* stream;
+};
+
+struct AttentionBackward {
+  Attention attention;
+  const void *query, *key, *value, *weight_score, *weights, *kept;
+  const void *dcontext, *dweights;                // null: zeros
+  void *dquery, *dkey, *dvalue, *dweight_score;  // the last null for scores without weights
+  void *workspace, *stream;
+};
+
+// Bytes as LayerMemory has them.
+struct AttentionMemory {
+  size_t kept, forward_workspace, backward_workspace;
+};
+
 struct Table {
   uint32_t size, version;
   const char* build;     // compiler and architectures, for `pyrnn info`
@@ -83,6 +125,11 @@ struct Table {
   int (*backward_memory)(const Layer* layer, size_t* workspace);
   int (*backward)(const LayerBackward* call);
   int (*chosen_tier)(const Layer* layer, int backward, int32_t* tier);
+  int32_t score_count;
+  const char* const* scores;
+  int (*attention_memory)(const Attention* attention, AttentionMemory* memory);
+  int (*attention_forward)(const AttentionForward* call);
+  int (*attention_backward)(const AttentionBackward* call);
 };
 
 // The one symbol of the library. Null when it has no table of that version.

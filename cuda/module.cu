@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "attention_kernels.h"
 #include "kernels.h"
 #include "steps.h"
 
@@ -145,6 +146,31 @@ int chosen_tier(const Layer* layer, int backward, int32_t* tier) {
   });
 }
 
+// The same for attention.
+template <class Call>
+int with_attention(const Attention* attention, const Call& call) {
+  if (!attention || attention->size != sizeof(Attention) || attention->version != abi_version)
+    return fail("attention", "another version of the interface");
+  if (attention->score < 0 || attention->score >= score_count) return fail("attention", "no such score");
+  const AttentionFunctions* functions = attention_functions(attention->score, attention->number);
+  if (!functions) return fail("attention", "no such score of these numbers");
+  int devices = 0;
+  if (count_devices(&devices)) return 1;
+  if (attention->device < 0 || attention->device >= devices) return fail("attention", "no such device");
+  const Current current(attention->device);
+  return current.failed() ? 1 : call(*functions);
+}
+
+int attention_memory(const Attention* attention, AttentionMemory* memory) {
+  return with_attention(attention, [&](const AttentionFunctions& f) { return f.memory(*attention, memory); });
+}
+int attention_forward(const AttentionForward* call) {
+  return with_attention(&call->attention, [&](const AttentionFunctions& f) { return f.forward(*call); });
+}
+int attention_backward(const AttentionBackward* call) {
+  return with_attention(&call->attention, [&](const AttentionFunctions& f) { return f.backward(*call); });
+}
+
 const Table table = {sizeof(Table),
                      abi_version,
                      build,
@@ -158,7 +184,12 @@ const Table table = {sizeof(Table),
                      forward,
                      backward_memory,
                      backward,
-                     chosen_tier};
+                     chosen_tier,
+                     score_count,
+                     score_names,
+                     attention_memory,
+                     attention_forward,
+                     attention_backward};
 
 }  // namespace
 

@@ -20,6 +20,9 @@ class Saved:
     def nbytes(self) -> int:
         """Bytes that are kept beside x and the weights."""
 
+class CudaAttentionSaved:
+    """What cuda_attention_forward keeps for cuda_attention_backward."""
+
 class CudaSaved:
     """What cuda_forward keeps for cuda_backward."""
 
@@ -334,4 +337,39 @@ def cuda_backward(
     allocate: Callable[[int], tuple[int, Any]],
     stream: int,
     dparams: DeviceArray | None = None,
+) -> None: ...
+def cuda_attention_forward(
+    score: str,
+    query: DeviceArray,
+    key: DeviceArray,
+    value: DeviceArray,
+    weight_score: DeviceArray | None,
+    context: DeviceArray,
+    weights: DeviceArray,
+    *,
+    allocate: Callable[[int], tuple[int, Any]],
+    device: int,
+    stream: int,
+    heads: int = 1,
+    lengths: DeviceArray | None = None,
+    mask: DeviceArray | None = None,
+    bias: DeviceArray | None = None,
+    scale: float = 1.0,
+    causal: bool = False,
+    left: int = -1,
+    right: int = 0,
+    offset: int = 0,
+    save: bool = False,
+) -> CudaAttentionSaved | None: ...
+def cuda_attention_backward(
+    saved: CudaAttentionSaved,
+    dcontext: DeviceArray | None,
+    dweights: DeviceArray | None,
+    dquery: DeviceArray,
+    dkey: DeviceArray,
+    dvalue: DeviceArray,
+    dweight_score: DeviceArray | None,
+    *,
+    allocate: Callable[[int], tuple[int, Any]],
+    stream: int,
 ) -> None: ...

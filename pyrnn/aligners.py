@@ -72,7 +72,9 @@ class BahdanauAttention(Additive):
         Multiplies the scores; 1 when None.
     alignment : {"softmax", "sparsemax"}
         How scores become weights; sparsemax: Martins & Astudillo 2016.
-    dtype : {"float32", "float64"}
+    dtype : {"float32", "float64"}, on a CUDA device also {"bfloat16", "float16"}
+    device : {"cpu", "cuda", "cuda:0", …}
+        Where all arrays are, as for `pyrnn.Recurrent`; docs/cuda.md says what is there.
     seed : int, optional
         Of the initial parameters.
 
@@ -115,10 +117,11 @@ class BahdanauAttention(Additive):
         scale: float | None = None,
         alignment: str = "softmax",
         dtype: Any = "float32",
+        device: str = "cpu",
         seed: int | None = None,
     ) -> None:
         shared = (normalize, bias, coverage, scale, dtype, seed)
-        super().__init__(query_size, key_size, units, *shared, alignment=alignment)
+        super().__init__(query_size, key_size, units, *shared, alignment=alignment, device=device)
 
 
 class LuongAttention(Aligner):
@@ -147,9 +150,8 @@ class LuongAttention(Aligner):
     scale : float, optional
         Multiplies the scores; when None 1, and 1/√D for "scaled_dot".
     alignment : {"softmax", "sparsemax"}
-    dtype : {"float32", "float64"}
-    seed : int, optional
-        Of the initial parameters.
+    dtype, device, seed
+        As in `BahdanauAttention`.
 
     Attributes
     ----------
@@ -198,6 +200,7 @@ class LuongAttention(Aligner):
         scale: float | None = None,
         alignment: str = "softmax",
         dtype: Any = "float32",
+        device: str = "cpu",
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -214,6 +217,7 @@ class LuongAttention(Aligner):
             scale=scale,
             alignment=alignment,
             dtype=dtype,
+            device=device,
         )
 
     def _configure(self, **options: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from pyrnn import attending, checks, functional
+from pyrnn import attending, checks, functional, placing
 from pyrnn.attending import AttentionGradients, Memory, Saved
 from pyrnn.layout import Array, Shapes
 from pyrnn.storing import Stored, bound
@@ -36,7 +36,7 @@ class Aligner(Stored):
 
     query_size: int
     key_size: int
-    dtype: np.dtype[Any]
+    dtype: Any  # NumPy's dtype; the name of a type of number on a device
     scale: float | None
     params: dict[str, Array]
     rng: np.random.Generator
@@ -63,19 +63,30 @@ class Aligner(Stored):
     }
 
     _backend = functional.ATTENTION
+    device = "cpu"
+    _device: int | None = None  # the device's number
+    _library: Any = None  # of its arrays
 
     def __init__(self, seed: int | None, **options: Any) -> None:
         self._configure(**options)
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
-        self.params = {
-            name: np.asarray(self._draw(name, shape), self.dtype)
-            for name, shape in self._shapes.shapes.items()
-        }
+        shapes = self._shapes.shapes
+        self.params = {name: self._made(self._draw(name, shape)) for name, shape in shapes.items()}
 
     def _configure(self, **options: Any) -> None:
         """Check every option and keep it as an attribute; nothing is allocated."""
+        self.device = options.pop("device", "cpu")
+        if self.device != "cpu":
+            self._device, self._library = placing.library_named(self.device)
+            self.dtype = placing.number_named(options.pop("dtype"))
         vars(self).update({name: self.CHECKS[name](name, value) for name, value in options.items()})
         self._shapes = Shapes(self._named())
+        if self._device is not None:
+            placing.check_device(self._arguments(training=True), getattr(self, "coverage", False))
+
+    def _made(self, a: Any) -> Any:
+        """An array of the parameters' library and dtype."""
+        return np.asarray(a, self.dtype) if self._library is None else self._library.made(a, self.dtype)
 
     def _named(self) -> Named:
         """Names, shapes and symbols of the parameters."""
@@ -131,7 +142,7 @@ class Aligner(Stored):
             A shape, a value or a dtype is wrong; the message names it.
         """
         checks.flag("return_weights", return_weights)
-        context, weights, _ = attending.forward(
+        context, weights, _ = placing.forward(
             self._backend,
             self._sized("query", query, self.query_size, "Dq"),
             key if isinstance(key, Memory) else self._sized("key", key, self.key_size, "Dk"),
@@ -145,6 +156,8 @@ class Aligner(Stored):
             out=out,
             **self._arguments(training=False),
             params=self._params(),
+            device=self._device,
+            save=False,
         )
         return (context, weights) if return_weights else context
 
@@ -175,10 +188,10 @@ class Aligner(Stored):
         query = self._sized("query", query, self.query_size, "Dq")
         keys = key.key if isinstance(key, Memory) else self._sized("key", key, self.key_size, "Dk")
         rows = query.shape[:-1] if query.ndim > 2 else (query.shape[0], 1)
-        if mask is not None:
+        if mask is not None and self._device is None:
             mask = checks.array_of("mask", mask)
             mask = mask[:, None] if query.ndim == mask.ndim == 2 else mask  # (B, Tk)
-        context, weights, saved = attending.forward(
+        context, weights, saved = placing.forward(
             self._backend,
             query,
             key if isinstance(key, Memory) else keys,
@@ -192,6 +205,7 @@ class Aligner(Stored):
             out=out,
             **self._arguments(training=True),
             params=self._params(),
+            device=self._device,
             save=True,
         )
         saved.owner = self
@@ -209,9 +223,9 @@ class Aligner(Stored):
         ValueError
             `saved` is another attention's, or a shape is wrong.
         """
-        if isinstance(saved, Saved) and saved.owner is not self:
+        if getattr(saved, "owner", self) is not self:
             raise ValueError("saved: expected what this attention's forward returned, got another's")
-        return attending.backward(saved, dcontext, dweights)
+        return placing.backward(saved, dcontext, dweights)
 
     def precompute(self, key: Array, lengths: Any = None, value: Array | None = None) -> Memory:
         """Project the keys once, for many calls with `memory` in place of the key.
@@ -229,6 +243,8 @@ class Aligner(Stored):
         Memory
             Holds what the key's parameters are now: precompute again when they have changed.
         """
+        if self._device is not None:
+            raise NotImplementedError(f"device: expected 'cpu' for precompute, got {self.device!r}")
         key = self._sized("key", key, self.key_size, "Dk")
         if lengths is not None:
             lengths = checks.lengths_of(lengths, key.shape[-2], key.shape[0], False, "lengths", "Tk")
@@ -260,14 +276,33 @@ class Aligner(Stored):
 
     def _params(self) -> dict[str, Array]:
         """The parameters, checked."""
+        if self._device is not None:
+            return self.params  # checked with the call's arrays
         return checks.named_arrays(self._shapes, self.params, self.dtype)
 
-    def _sized(self, name: str, a: Any, size: int, symbol: str) -> Array:
+    def state_dict(self) -> dict[str, Array]:
+        """A copy of the parameters by name, as NumPy's arrays."""
+        if self._library is None:
+            return super().state_dict()
+        return {name: self._library.numpy(a) for name, a in self.params.items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy parameters in place, cast to the dtype; see `pyrnn.storing.Stored.load_state_dict`."""
+        if self._library is None:
+            return super().load_state_dict(state)
+        for name, a in checks.state_dict(self._shapes, state).items():
+            self.params[name][...] = self._made(a)
+        return None
+
+    def _sized(self, name: str, a: Any, size: int, symbol: str) -> Any:
         """A query or a key, its dtype and its last axis checked; the rest is for the functions to check."""
-        plain = checks.plain_array(name, a, self.dtype)
+        if self._device is None:
+            plain: Any = checks.plain_array(name, a, self.dtype)
+        else:
+            plain = placing.on_device(name, a, self._device, self.dtype)
         if plain.ndim < 2 or plain.shape[-1] != size:
             raise ValueError(
-                f"{name}: expected shape (…, {symbol}) with {symbol} = {size}, got {plain.shape}"
+                f"{name}: expected shape (…, {symbol}) with {symbol} = {size}, got {tuple(plain.shape)}"
             )
         return plain
 

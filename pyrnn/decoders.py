@@ -137,6 +137,8 @@ class AttentionDecoder(Stepping):
         self.dtype = checks.float_dtype(dtype)
         if not isinstance(attention, Aligner):
             raise TypeError(f"attention: expected an attention, got {type(attention).__name__}")
+        if attention.device != "cpu":
+            raise RuntimeError(f"attention: expected one with device='cpu', got {attention.device!r}")
         if attention.query_size != H:
             raise ValueError(
                 f"attention: expected query_size = hidden_size = {H}, got {attention.query_size}"

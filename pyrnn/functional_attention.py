@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn import _core, attending
+from pyrnn import _core, attending, checks, placing
 from pyrnn.attending import DIFFERENTIABLE, Arguments, AttentionGradients, Backend, Memory, Saved
 from pyrnn.checks import FLOATS
 from pyrnn.layout import Array
@@ -177,7 +177,7 @@ def attention_forward(
     -----
     Equivalent to `torch.nn.functional.scaled_dot_product_attention` for "scaled_dot", softmax and bool masks.
     """
-    return attending.forward(
+    return placing.forward(
         ATTENTION,
         query,
         key,
@@ -234,7 +234,7 @@ def attention_backward(
     >>> grads.query.shape, grads.key.shape, grads.value is None
     ((2, 4, 3), (2, 9, 3), True)
     """
-    return attending.backward(saved, dcontext, dweights)
+    return placing.backward(saved, dcontext, dweights)
 
 
 def attention(
@@ -275,12 +275,12 @@ def attention(
            [0.5 , 0.5 , 0.  , 0.  , 0.  ],
            [0.33, 0.33, 0.33, 0.  , 0.  ]])
     """
-    return attending.context(
+    checks.flag("return_weights", return_weights)
+    mixed, weights, _ = placing.forward(
         ATTENTION,
         query,
         key,
         value,
-        return_weights,
         score=score,
         params=params,
         mask=mask,
@@ -294,7 +294,9 @@ def attention(
         previous=previous,
         coverage=coverage,
         out=out,
+        save=False,
     )
+    return (mixed, weights) if return_weights else mixed
 
 
 def precompute(

@@ -160,17 +160,6 @@ def project(a: Array, weight: Array | None, multiply: Multiply = np.matmul) -> A
     return rows.reshape(*a.shape[:-1], weight.shape[0])
 
 
-def project_backward(
-    d: Array, weight: Array | None, a: Array, multiply: Multiply = np.matmul
-) -> tuple[Array, Array | None]:
-    """Gradients of a and of the weight."""
-    if weight is None:
-        return d, None
-    rows = d.reshape(-1, d.shape[-1])
-    dweight = multiply(rows.T, without_padding(a.reshape(-1, a.shape[-1]), rows))
-    return multiply(rows, weight).reshape(a.shape), dweight
-
-
 def without_padding(a: Array, d: Array) -> Array:
     """Rows of a, zero where d is zero: there a may hold NaN, which times zero is NaN."""
     idle = ~d.any(-1)
@@ -179,6 +168,21 @@ def without_padding(a: Array, d: Array) -> Array:
     a = a.copy()
     a[idle] = 0
     return a
+
+
+def project_backward(
+    d: Array,
+    weight: Array | None,
+    a: Array,
+    multiply: Multiply = np.matmul,
+    clean: Multiply = without_padding,
+) -> tuple[Array, Array | None]:
+    """Gradients of a and of the weight; `clean` is `without_padding` of the arrays' library."""
+    if weight is None:
+        return d, None
+    rows = d.reshape(-1, d.shape[-1])
+    dweight = multiply(rows.T, clean(a.reshape(-1, a.shape[-1]), rows))
+    return multiply(rows, weight).reshape(a.shape), dweight
 
 
 def score_weight(params: Mapping[str, Array]) -> Array | None:

@@ -55,10 +55,12 @@ class Stored:
         save_layer(self, path)
 
     def config(self) -> dict[str, Any]:
-        """The kind, and every argument of the constructor but the seed, as JSON has it."""
+        """The kind, and every argument of the constructor but seed and device, as JSON has it."""
         written: dict[str, Any] = {"layer": type(self).__name__}
         for name in arguments_of(type(self)):
             value = getattr(self, name)
+            if name == "device":
+                continue
             if isinstance(value, Stored):
                 value = value.config()
             written[name] = str(value) if isinstance(value, np.dtype) else value

@@ -54,7 +54,8 @@ def shared_emulation(folder):
     """The emulated library in `folder`, which test sessions share: built once for these sources."""
     cxx, root = compiler(), CUDA.parent
     digest = hashlib.sha256(" ".join([cxx, *FLAGS, *map(only, MATHS)]).encode())
-    for path in sorted([*CUDA.iterdir(), *(root / "csrc").glob("*.h"), *(root / "csrc" / "cells").iterdir()]):
+    folders = (CUDA, root / "csrc", root / "csrc" / "cells", root / "csrc" / "scores")
+    for path in sorted(p for f in folders for p in f.iterdir() if p.suffix in (".h", ".cu", ".cpp")):
         digest.update(path.read_bytes())
     kept = folder / f"pyrnn-emulation-{digest.hexdigest()[:16]}.so"
     with (folder / "pyrnn-emulation.lock").open("w") as lock:
@@ -80,7 +81,8 @@ def build_emulation(folder, cuda=CUDA):
         [cxx, *FLAGS, *defines, "-x", "c++", "-c", cuda / "kernels.cu", "-o", folder / f"{name}.o"]
         for name, defines in objects.items()
     ]
-    commands.append([cxx, *FLAGS, "-x", "c++", "-c", cuda / "module.cu", "-o", folder / "module.o"])
+    for name in ("module", "attention"):
+        commands.append([cxx, *FLAGS, "-x", "c++", "-c", cuda / f"{name}.cu", "-o", folder / f"{name}.o"])
     commands.append([cxx, *FLAGS, "-c", cuda / "emulator.cpp", "-o", folder / "emulator.o"])
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(run, commands))

@@ -283,9 +283,9 @@ def test_missing_file(no_library, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("defines", "message"),
     [
-        ({"VERSION": 99}, "expected version 3 of the interface, got version 99"),
-        ({"GROWN": 8}, r"expected version 3 of the interface, got a table of \d+ bytes"),
-        ({"NOTHING": 1}, "expected version 3 of the interface, got a library of another version"),
+        ({"VERSION": 99}, r"expected version \d+ of the interface, got version 99"),
+        ({"GROWN": 8}, r"expected version \d+ of the interface, got a table of \d+ bytes"),
+        ({"NOTHING": 1}, r"expected version \d+ of the interface, got a library of another version"),
         ({"STATUS": 1}, "cudaGetDeviceCount: no CUDA-capable device is detected"),
         ({}, "expected one of 0 CUDA devices, got 'cuda'"),
     ],

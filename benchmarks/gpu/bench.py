@@ -4,7 +4,8 @@
     python benchmarks/gpu/bench.py --micro micro.json --output evidence.json [--quick]
 
 Every timed result is compared with cuDNN's first, on the same weights. Times are medians of device events
-around calls on warm caches. `without_input` has I = 16 in place of I = H: what is left is the recurrence.
+around calls on warm caches; those of attention are attention.py's. `without_input` has I = 16 in place of
+I = H: what is left is the recurrence.
 """
 
 import argparse
@@ -15,6 +16,7 @@ import statistics
 import subprocess
 
 import torch
+from attention import measure_attention
 from evidence import sources_hash
 
 import pyrnn
@@ -190,6 +192,7 @@ def main():
                 f" recurrence alone {row['ours_forward_without_input']:6.2f}, limit {row['limit_us']:.2f}",
                 flush=True,
             )
+    attention = measure_attention(options.quick, repeats)
     slow = [loops("lstm", "float32", 32, 16, 512, repeats)]
     evidence = {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
@@ -206,6 +209,7 @@ def main():
         "sources": sources_hash(),
         "micro": micro,
         "rows": rows,
+        "attention": attention,
         "loops": slow,
         "mean_speedup": {
             number: {

@@ -8,7 +8,12 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent.parent
 RESULTS = Path(__file__).parent / "results"
 #: Tests and peers may change without anything on the GPU changing.
-PARTS = (("cuda", ("*.h", "*.cu")), ("csrc/cells", ("*.h",)), ("csrc", ("activations.h", "scalar.h", "fn.h")))
+PARTS = (
+    ("cuda", ("*.h", "*.cu")),
+    ("csrc/cells", ("*.h",)),
+    ("csrc/scores", ("*.h",)),
+    ("csrc", ("activations.h", "scalar.h", "fn.h")),
+)
 
 
 def sources_hash(root: Path = ROOT) -> str:

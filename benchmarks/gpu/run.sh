@@ -34,16 +34,16 @@ step "what an exchange costs"
 "$out/micro" | tee "$out/micro.json"
 
 step "tests against the reference"
-select=(tests/test_cuda_gpu.py)
-[ -z "${QUICK:-}" ] || select+=(-k "large or bits or captured or named or (small and plain)")
+select=(tests/test_cuda_gpu.py tests/test_cuda_gpu_attention.py)
+[ -z "${QUICK:-}" ] || select+=(-k "large or bits or captured or named or (small and plain) or attention")
 "$python" -m pytest -q -p no:cacheprovider -c pyproject.toml "${select[@]}" 2>&1 | tee "$out/tests.log" | tail -15
 
 if [ -z "${QUICK:-}" ] && command -v compute-sanitizer > /dev/null; then
   for tool in memcheck racecheck initcheck synccheck; do
     step "compute-sanitizer $tool"
     compute-sanitizer --tool "$tool" --error-exitcode 9 --log-file "$out/$tool.log" \
-      "$python" -m pytest -q -p no:cacheprovider -c pyproject.toml tests/test_cuda_gpu.py \
-      -k "test_small and lstm and all and (bfloat16 or float32) and 17" > "$out/$tool.out" 2>&1 &&
+      "$python" -m pytest -q -p no:cacheprovider -c pyproject.toml tests/test_cuda_gpu.py tests/test_cuda_gpu_attention.py \
+      -k "test_small and lstm and all and (bfloat16 or float32) and 17 or attention_float32" > "$out/$tool.out" 2>&1 &&
       echo clean || { echo "$tool: see $out/$tool.log"; tail -3 "$out/$tool.log"; }
   done
 fi

@@ -10,7 +10,7 @@ from typing import Any
 
 import pyrnn
 from pyrnn import _core
-from pyrnn.backends.device import NUMBERS, DeviceArrays, installed_library, library_of
+from pyrnn.backends.device import NUMBERS, DeviceArrays, installed_library, library_of, number_of
 from pyrnn.layout import Spec
 from pyrnn.options import own_curves
 from pyrnn.stacking import Backend
@@ -141,10 +141,7 @@ class CudaBackend(Backend):
         return library_of(name, a, self.device)
 
     def dtype(self, name: str, dtype: Any) -> Any:
-        number = str(dtype).removeprefix("torch.")
-        if number not in NUMBERS:
-            raise TypeError(f"{name}: expected dtype {' or '.join(NUMBERS)}, got {number}")
-        return number
+        return number_of(name, dtype)
 
     def run(
         self,

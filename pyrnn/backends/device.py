@@ -77,6 +77,10 @@ class DeviceArrays:
         """`a` or a C-contiguous copy."""
         raise NotImplementedError
 
+    def without_padding(self, a: Any, d: Any) -> Any:
+        """Rows of a, zero where d is zero: there a may hold NaN, which times zero is NaN."""
+        raise NotImplementedError
+
     def allocate(self, size: int) -> tuple[int, Any]:
         """Pointer to, and owner of, `size` bytes from the library's allocator."""
         memory = self.empty((size,), "uint8")
@@ -224,6 +228,9 @@ class TorchArrays(DeviceArrays):
     def repeated(self, a: Any, count: int) -> Any:
         return a.repeat(count, 1)
 
+    def without_padding(self, a: Any, d: Any) -> Any:
+        return self.torch.where((d != 0).any(-1, keepdim=True), a, 0)
+
     def stream(self) -> int:
         if self.where.type == "cpu":
             return 0
@@ -268,7 +275,10 @@ class CupyArrays(DeviceArrays):
         return np.array(self.cupy.asnumpy(a))
 
     def contiguous(self, a: Any) -> Any:
-        return self.cupy.ascontiguousarray(a)
+        return self.cupy.ascontiguousarray(a).reshape(a.shape)
+
+    def without_padding(self, a: Any, d: Any) -> Any:
+        return self.cupy.where((d != 0).any(-1, keepdims=True), a, self.cupy.zeros_like(a))
 
     def numbers(self, memory: Any, shape: Sequence[int], dtype: str) -> Any:
         return memory.view(dtype)[: math.prod(shape)].reshape(*shape)
@@ -288,6 +298,14 @@ class CupyArrays(DeviceArrays):
         if dtype == "bfloat16":
             raise TypeError("dtype: expected one that CuPy has, got bfloat16; PyTorch has it")
         return dtype
+
+
+def number_of(name: str, dtype: Any) -> str:
+    """The name among `NUMBERS` of a dtype of NumPy or PyTorch."""
+    number = str(dtype).removeprefix("torch.")
+    if number not in NUMBERS:
+        raise TypeError(f"{name}: expected dtype {' or '.join(NUMBERS)}, got {number}")
+    return number
 
 
 def library_of(name: str, a: Any, device: int) -> DeviceArrays:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 import pyrnn
+from pyrnn import placing
 from pyrnn.aligning import Aligner
 from pyrnn.functional import KERNELS
-from pyrnn.torch.attending import ATTEND, PARAM, SCORE
+from pyrnn.torch.attending import ATTEND, PARAM, SCORE, options_of
 
 __all__ = ["AttentionDecoder", "BahdanauAttention", "LuongAttention"]
 
@@ -36,6 +37,38 @@ def call(options: str, given: dict[str, Any], causal: bool = False, query_offset
     save = torch.is_grad_enabled()
     results: list[Tensor] = ATTEND(list(given.values()), list(given), options, causal, query_offset, save)
     return results[:-1]
+
+
+class OnDevice(torch.autograd.Function):
+    """Attention on a CUDA device; inputs by name, as for the operator."""
+
+    @staticmethod
+    def forward(ctx: Any, device: int, options: dict[str, Any], names: list[str], *tensors: Tensor) -> Any:
+        context, weights, ctx.kept = attend_there(
+            device, options, dict(zip(names, tensors, strict=True)), True
+        )
+        ctx.names = names
+        ctx.save_for_backward(*tensors)  # so that PyTorch notices when one changes
+        ctx.set_materialize_grads(False)
+        # The kept weights are another tensor than the result, which holds what is kept.
+        return context, weights.detach()
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        assert ctx.saved_tensors
+        found = ctx.kept.backward(*grads)
+        named = {"query": found.query, "key": found.key, "value": found.value}
+        named |= {PARAM + name: a for name, a in found.params.items()}
+        return None, None, None, *map(named.get, ctx.names)
+
+
+def attend_there(device: int, options: dict[str, Any], given: dict[str, Any], save: bool) -> Any:
+    """`pyrnn.backends.attention.forward` of inputs by name."""
+    from pyrnn.backends import attention
+
+    params = {name.removeprefix(PARAM): a for name, a in given.items() if name.startswith(PARAM)}
+    rest = {name: a for name, a in given.items() if not name.startswith(PARAM)}
+    return attention.forward(device, params=params, save=save, **rest, **options)
 
 
 class Attention(torch.nn.Module):
@@ -94,7 +127,16 @@ class Attention(torch.nn.Module):
             "coverage": coverage,
         }
         given |= {PARAM + name: a for name, a in self.own().items()}
-        context, weights = call(self.options, given, causal, query_offset)
+        device = placing.device_of(query)
+        if device is None:
+            context, weights = call(self.options, given, causal, query_offset)
+        else:
+            given = {name: a for name, a in given.items() if a is not None}
+            options = options_of(self.options) | {"causal": causal, "query_offset": query_offset}
+            if torch.is_grad_enabled():
+                context, weights = OnDevice.apply(device, options, list(given), *given.values())
+            else:
+                context, weights, _ = attend_there(device, options, given, save=False)
         return (context, weights) if return_weights else context
 
     def own(self) -> dict[str, Tensor]:
