@@ -191,6 +191,7 @@ def test_gates(library, cell):
     [
         {"layer_norm": True},
         {"proj_size": 2},
+        {"heads": 2},
         {"cell_clip": 1.0},
         {"gate_clip": 1.0},
         {"activations": ("relu", "tanh", "tanh")},
