@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from problems import DISTINCT, ON_CUDA
+from problems import DISTINCT, FUSED, ON_CUDA
 
 CUDA = Path(__file__).parent.parent / "cuda"
 #: What kernels.cu is compiled for: the name of what it defines, and the type of its products.
@@ -26,7 +26,12 @@ MATHS = dict(
 )
 #: The cells that are compiled with each: one is enough of those that differ in their formula alone, and
 #: products of float32 without tensor cores are those of float64, which have all.
-CELLS = {"float64_functions": ON_CUDA, "float32_fma_functions": []}
+CELLS = {
+    "float64_functions": ON_CUDA,
+    "float32_exact_functions": [cell for cell in DISTINCT if cell in ON_CUDA],
+    "float32_fma_functions": [],
+}
+OTHERWISE = [*(cell for cell in DISTINCT if cell in FUSED), "gru_reset_before"]
 FLAGS = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-Wall", "-Wextra", "-Werror")
 
 
@@ -46,7 +51,7 @@ def run(command):
 
 def only(name):
     """What leaves out the cells that tests need not."""
-    cells = CELLS.get(name, [cell for cell in DISTINCT if cell in ON_CUDA])
+    cells = CELLS.get(name, OTHERWISE)
     return f'-DPYRNN_ONLY="{" ".join(cells)}"'
 
 

@@ -7,7 +7,7 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from cuda_library import build_stub
+from cuda_library import OTHERWISE, build_stub
 from problems import DISTINCT, FUSED, OPTIONS, Problem
 from tolerances import FLOAT64, float32_bound, l2_error
 
@@ -116,7 +116,7 @@ def test_cupy(cupy, cell, kind):
         assert l2_error(got[name], a) <= 2 * float32_bound(5), name
 
 
-@EVERY_CELL
+@pytest.mark.parametrize("cell", OTHERWISE)
 @pytest.mark.parametrize("number", ["float32", "float64", "bfloat16", "float16"])
 @pytest.mark.parametrize("kind", ["plain", "all"])
 def test_torch(library, cell, kind, number):
