@@ -54,6 +54,7 @@ while read -r name math; do
   while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-2}" ]; do wait -n; done
   compile "$name" "-DPYRNN_MATH=$math" "-DPYRNN_FUNCTIONS=$name" "${only[@]}" -c "$source_folder/kernels.cu" &
 done < <(sed -n 's/^const LayerFunctions\* \(\w*\)(int cell);  \/\/ \(.*\)$/\1 \2/p' "$source_folder/kernels.h")
+while [ "$(jobs -rp | wc -l)" -ge "${JOBS:-2}" ]; do wait -n; done
 compile attention_functions -c "$source_folder/attention.cu" &
 for job in $(jobs -p); do wait "$job"; done
 compile module "-DPYRNN_ARCHITECTURES=$named" -c "$source_folder/module.cu"

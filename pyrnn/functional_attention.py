@@ -102,7 +102,7 @@ def attention_forward(
     Parameters
     ----------
     query : array (B, Tq, Dq), (B, Dq) for one step, or (B, heads, Tq, Dq)
-        float32 or float64; every other array has its dtype.
+        float32 or float64; every other array has its dtype. Arrays of a CUDA device: see docs/cuda.md.
     key : array (B, Tk, Dk) or (B, heads, Tk, Dk)
         Or what `precompute` made of the keys, the values and their lengths.
     value : array (B, Tk, Dv) or (B, heads, Tk, Dv), optional
