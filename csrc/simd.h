@@ -61,6 +61,18 @@ PYRNN_FN void store_unaligned(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
 }
 
+// v, of which the compiler knows nothing any more. What it knows to be zeros it would follow into the formulas after
+// it, and there fuse other products and sums than elsewhere: the same numbers would give other bits.
+template <class V>
+PYRNN_FN V opaque(V v) {
+#if defined(__x86_64__)
+  asm("" : "+x"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // The first n lanes (0 <= n), the others zero: an end of a row is never read or written past.
 PYRNN_FN Vec<float> load_tail(const float* p, int64_t n) {
   if (n >= lanes<float>) return load_unaligned(p);
@@ -69,7 +81,7 @@ PYRNN_FN Vec<float> load_tail(const float* p, int64_t n) {
 #else
   Vec<float> v{};
   for (int64_t i = 0; i < n; i++) v[i] = p[i];
-  return v;
+  return opaque(v);
 #endif
 }
 PYRNN_FN Vec<double> load_tail(const double* p, int64_t n) {
@@ -79,7 +91,7 @@ PYRNN_FN Vec<double> load_tail(const double* p, int64_t n) {
 #else
   Vec<double> v{};
   for (int64_t i = 0; i < n; i++) v[i] = p[i];
-  return v;
+  return opaque(v);
 #endif
 }
 PYRNN_FN void store_tail(float* p, Vec<float> v, int64_t n) {
