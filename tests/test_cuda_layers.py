@@ -206,7 +206,7 @@ def test_what_only_the_cpu_has(library, option):
         pyrnn.LSTM(3, 4, device="cuda", **option)
 
 
-def test_cells_that_only_the_cpu_has(library):
+def test_cells_that_only_the_cpu_has(cupy):
     with pytest.raises(NotImplementedError, match=r"^cell='clockwork' is not implemented on CUDA"):
         pyrnn.Recurrent("clockwork", 3, 4, device="cuda")
 

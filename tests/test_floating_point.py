@@ -141,7 +141,7 @@ with ThreadPoolExecutor(2) as pool:
 
 def test_modes_of_new_threads():
     process = subprocess.run(
-        [sys.executable, "-c", FIRST],
+        [sys.executable, "-P", "-c", FIRST],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
         capture_output=True,
         text=True,
