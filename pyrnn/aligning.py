@@ -16,6 +16,7 @@ import numpy as np
 from pyrnn import attending, checks, functional, placing
 from pyrnn.attending import AttentionGradients, Memory, Saved
 from pyrnn.layout import Array, Shapes
+from pyrnn.parameters import Parameters
 from pyrnn.storing import Stored, bound
 
 Named = dict[str, tuple[tuple[int, ...], str]]
@@ -71,7 +72,7 @@ class Aligner(Stored):
         self._configure(**options)
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
         shapes = self._shapes.shapes
-        self.params = {name: self._made(self._draw(name, shape)) for name, shape in shapes.items()}
+        self.params = Parameters({n: self._made(self._draw(n, shape)) for n, shape in shapes.items()})
 
     def _configure(self, **options: Any) -> None:
         """Check every option and keep it as an attribute; nothing is allocated."""
@@ -270,7 +271,7 @@ class Aligner(Stored):
         attention = cls.__new__(cls)
         attention._configure(**bound(cls, config))
         arrays = checks.state_dict(attention._shapes, tensors)
-        attention.params = {name: np.array(a, attention.dtype) for name, a in arrays.items()}
+        attention.params = Parameters({n: np.array(a, attention.dtype) for n, a in arrays.items()})
         attention.rng = np.random.Generator(np.random.Philox())
         return attention
 

@@ -12,6 +12,7 @@ from pyrnn import checks, stacking
 from pyrnn.functional import KERNELS
 from pyrnn.initial import initial_params
 from pyrnn.layout import Array, Layout
+from pyrnn.parameters import Parameters
 from pyrnn.stacking import Backend, Gradients, Saved
 from pyrnn.states import State
 from pyrnn.storing import Stored, bound
@@ -88,7 +89,8 @@ class Cell(Stored):
         )
         self.dtype = checks.float_dtype(dtype)
         rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
-        self.params = {n: a.astype(self.dtype) for n, a in initial_params(self._layout, rng).items()}
+        initial = initial_params(self._layout, rng)
+        self.params = Parameters({name: a.astype(self.dtype) for name, a in initial.items()})
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from pyrnn.attending import Memory
 from pyrnn.cells import CELLS
 from pyrnn.decoding import DecoderGradients, Saved
 from pyrnn.layout import Array, Shapes
+from pyrnn.parameters import Parameters
 from pyrnn.states import State
 from pyrnn.stepping import Carry, Stepping
 from pyrnn.storing import bound
@@ -107,10 +108,10 @@ class AttentionDecoder(Stepping):
             dtype=dtype,
         )
         rng, bound = np.random.Generator(np.random.Philox(checks.seed("seed", seed))), self.hidden_size**-0.5
-        self.params = {
-            name: rng.uniform(-bound, bound, shape).astype(self.dtype)
-            for name, shape in self._shapes.shapes.items()
-        }
+        shapes = self._shapes.shapes.items()
+        self.params = Parameters(
+            {name: rng.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in shapes}
+        )
 
     def _configure(
         self,
@@ -346,7 +347,7 @@ class AttentionDecoder(Stepping):
         arrays = checks.state_dict(
             decoder._shapes, {n: a for n, a in tensors.items() if not n.startswith(PREFIX)}
         )
-        decoder.params = {name: np.array(a, decoder.dtype) for name, a in arrays.items()}
+        decoder.params = Parameters({name: np.array(a, decoder.dtype) for name, a in arrays.items()})
         return decoder
 
 

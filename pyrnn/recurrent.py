@@ -16,6 +16,7 @@ from pyrnn.initial import initial_params
 from pyrnn.io.layers import save_layer
 from pyrnn.layout import Array, Layout
 from pyrnn.options import MoreOptions
+from pyrnn.parameters import Parameters
 from pyrnn.quantized import Quantized, quantize
 from pyrnn.stacking import Backend, Gradients, Saved
 from pyrnn.states import State
@@ -80,7 +81,8 @@ class Recurrent(Described):
     params : dict of arrays
         PyTorch's names, shapes and gate order: `weight_ih_l0` (slots·H, I), `weight_hh_l0` (slots·H, H),
         `bias_ih_l0`, `bias_hh_l0` (slots·H,), `…_l0_reverse`, `…_l1`. Initially uniform in ±1/√H, PyTorch's
-        convention. Change them in place, or replace them by arrays of the same shape.
+        convention. Change them in place, or replace them by arrays of the same shape; a name that is none of
+        theirs is refused.
     rng : numpy.random.Generator
         Draws the dropout masks; counter-based (Philox), one draw per layer of a call.
 
@@ -190,7 +192,7 @@ class Recurrent(Described):
 
     def _made(self, params: Mapping[str, Array]) -> dict[str, Array]:
         """Arrays of the layer's library and dtype from NumPy's."""
-        return {name: self._backend.arrays.made(a, self.dtype) for name, a in params.items()}
+        return Parameters({name: self._backend.arrays.made(a, self.dtype) for name, a in params.items()})
 
     def __call__(
         self,

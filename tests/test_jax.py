@@ -405,3 +405,12 @@ def test_what_is_missing_is_named(module, message):
     code = f"import sys; sys.modules[{module!r}] = None; import pyrnn.jax"
     ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
     assert ran.returncode == 1 and re.search(f"ImportError: {message}", ran.stderr)
+
+
+def test_parameters_of_a_layer_are_a_tree():
+    params = pyrnn.LSTM(3, 5, seed=0).params
+    doubled = jax.tree.map(lambda a: 2 * jnp.asarray(a), params)
+    assert type(doubled) is dict and doubled.keys() == params.keys()
+    assert all((doubled[name] == 2 * a).all() for name, a in params.items())
+    paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    assert paths == [f"['{name}']" for name in sorted(params)]

@@ -313,3 +313,52 @@ def test_files_without_a_layer_are_refused(tmp_path):
         save_safetensors(tmp_path / "bad.safetensors", tensors, metadata)
         with pytest.raises(ValueError, match=": expected"):
             pyrnn.load(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("add", ["set", "update", "or", "setdefault"])
+def test_a_name_that_is_no_parameter_is_refused_where_it_is_written(add):
+    layer = pyrnn.LSTM(3, 5, seed=0)
+    before = dict(layer.params)
+    zero = np.zeros(20, np.float32)
+    more = {"bias_ih_l0": zero, "bias_ih_l1": zero}
+    words = "params: expected one of weight_ih_l0, weight_hh_l0, bias_ih_l0, bias_hh_l0, got 'bias_ih_l1'"
+    with pytest.raises(ValueError, match=words):
+        if add == "set":
+            layer.params["bias_ih_l1"] = zero
+        elif add == "update":
+            layer.params.update(more)
+        elif add == "or":
+            layer.params |= more
+        else:
+            layer.params.setdefault("bias_ih_l1", zero)
+    assert layer.params.keys() == before.keys()
+    assert all(layer.params[name] is a for name, a in before.items())
+    layer.params.update(bias_ih_l0=zero)
+    assert layer.params["bias_ih_l0"] is zero
+    del layer.params["bias_ih_l0"]
+    assert layer.params.setdefault("bias_ih_l0", zero) is zero
+    copies = copy.deepcopy(layer.params), pickle.loads(pickle.dumps(layer.params)), copy.copy(layer.params)
+    for params in copies:
+        assert all((params[name] == a).all() for name, a in layer.params.items())
+        with pytest.raises(ValueError, match="got 'h'"):
+            params["h"] = zero
+    with pytest.raises(
+        ValueError, match=r"expected one of 24 names, such as weight_ih_l2, .*, got 'weight_ih_2'"
+    ):
+        pyrnn.LSTM(3, 5, num_layers=6).params["weight_ih_2"] = zero
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: pyrnn.LSTMCell(3, 5),
+        lambda: pyrnn.BahdanauAttention(3, 4, 5),
+        lambda: pyrnn.AttentionDecoder("gru", 3, 5, pyrnn.LuongAttention(5, 5)),
+    ],
+)
+def test_so_it_is_for_cells_attention_and_decoders(make, tmp_path):
+    made = make()
+    made.save(tmp_path / "x.safetensors")
+    for thing in (made, pyrnn.load(tmp_path / "x.safetensors")):
+        with pytest.raises(ValueError, match=r"params: expected one of .*, got 'weight'"):
+            thing.params["weight"] = np.zeros(3)

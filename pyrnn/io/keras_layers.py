@@ -16,6 +16,7 @@ from pyrnn.io.layers import recurrent
 from pyrnn.io.refusing import refuse
 from pyrnn.layout import Array
 from pyrnn.options import curve
+from pyrnn.parameters import Parameters
 
 #: Our activations for Keras's, by their names in keras.activations.
 ACTIVATIONS: dict[str, Any] = {
@@ -248,7 +249,7 @@ def single(keras: Any, cell: Any) -> Any:
         raise ValueError(f"layer: expected a cell with its usual activations, got {activations}")
     weight = params["weight_ih"]
     made = pyrnn.Cell(name, weight.shape[1], cell.units, "bias_ih" in params, dtype=weight.dtype)
-    made.params = params
+    made.params = Parameters(params)
     return made
 
 

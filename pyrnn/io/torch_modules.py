@@ -11,6 +11,7 @@ from pyrnn.io.layers import recurrent
 from pyrnn.io.refusing import refuse
 from pyrnn.layout import Array
 from pyrnn.options import Chosen
+from pyrnn.parameters import Parameters
 
 if TYPE_CHECKING:
     import torch
@@ -92,7 +93,7 @@ def cell_from(module: Any) -> Any:
         params = {name: array(name, getattr(module, name)) for name in layout.shapes}
         sizes = (module.input_size, module.hidden_size, module.bias)
         cell = pyrnn.Cell(layout.spec.name, *sizes, dtype=params["weight_ih"].dtype)
-        cell.params = params
+        cell.params = Parameters(params)
         return cell
     names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")[: 4 if module.bias else 2]
     params = {name: array(name, getattr(module, name)) for name in names}
@@ -100,7 +101,7 @@ def cell_from(module: Any) -> Any:
     cell = getattr(pyrnn, kind.__name__)(
         module.input_size, module.hidden_size, module.bias, dtype=params["weight_ih"].dtype, **options
     )
-    cell.params = params
+    cell.params = Parameters(params)
     return cell
 
 

@@ -79,7 +79,7 @@ class Attention(torch.nn.Module):
         self.aligner = aligner
         for name, a in aligner.params.items():
             self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(a.copy())))
-        aligner.params = {}
+        aligner.params.clear()
         self.options = json.dumps(aligner._arguments(training=True))
 
     def forward(
@@ -229,7 +229,7 @@ class AttentionDecoder(torch.nn.Module):
         )
         for name, a in decoder.params.items():
             self.register_parameter(name, torch.nn.Parameter(torch.from_numpy(a.copy())))
-        decoder.params = {}
+        decoder.params.clear()
         self.attention, self.decoder = attention, decoder
         self.options = json.dumps(
             {
