@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
+from argparse import PARSER
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from pyrnn.cli_bench import add_bench
 from pyrnn.cli_captions import add_captions
@@ -30,6 +33,18 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Say what is wrong, and exit with code 2."""
         self.exit(2, f"{self.prog}: error: {message} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """That of the base class, which takes what follows an unknown option for a command's name."""
+        known = self._option_string_actions
+        for word in sys.argv[1:] if args is None else args:
+            if word == "--" or any(word in (a.choices or ()) for a in self._actions if a.nargs == PARSER):
+                break
+            name = word.partition("=")[0]
+            if re.fullmatch(r"--?[a-z][a-z-]*", name) and not any(o.startswith(name) for o in known):
+                meant = get_close_matches(name, known, 1)
+                self.error(f"unrecognized arguments: {word}" + "".join(f"; did you mean {m}?" for m in meant))
+        return super().parse_known_args(args, namespace)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
