@@ -116,6 +116,13 @@ CellKernels cell_kernels() {
     return staged_forward_memory<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation),
                                     args, threads, save);
   };
+  k.forward_cycles = [](const ForwardArgs& args, int threads) {
+    if constexpr (fused && plain)
+      if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args)) return 0.0;
+    if constexpr (fused)
+      if (!is_staged<Cell>(args)) return forward_cycles<T, P>(cell_functions<Cell, T>, args, threads);
+    return staged_forward_cycles<T>(functions_of<Cell, T>(args.variation), args, threads);
+  };
   k.forward = [](const ForwardArgs& args, int threads) {
     if constexpr (fused && plain)
       if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args))
@@ -131,6 +138,11 @@ CellKernels cell_kernels() {
     if (!is_staged_backward<Cell>(args)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
     return staged_backward_workspace<T>(functions_of<Cell, T>(args.variation),
                                         read_functions_of<Cell, T>(args.variation), args, threads);
+  };
+  k.backward_cycles = [](const BackwardArgs& args, int threads) {
+    return is_staged_backward<Cell>(args)
+               ? staged_backward_cycles<T>(functions_of<Cell, T>(args.variation), args, threads)
+               : backward_cycles<T, B>(cell_functions<Cell, T>, args, threads);
   };
   k.backward = [](const BackwardArgs& args, int threads) {
     if (!is_staged_backward<Cell>(args)) return backward<T, B>(cell_functions<Cell, T>, args, threads);

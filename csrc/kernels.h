@@ -163,9 +163,12 @@ struct CellInfo {
 
 struct CellKernels {
   Memory (*forward_memory)(const ForwardArgs&, int threads, bool save);
+  double (*forward_cycles)(const ForwardArgs&,
+                           int threads);  // estimated; 0: so few steps that nobody is woken for them
   void (*forward)(const ForwardArgs&, int threads);
   int64_t (*backward_chunk)(const ForwardArgs&);  // entries that the backward's sums take together
   size_t (*backward_workspace)(const BackwardArgs&, int threads);
+  double (*backward_cycles)(const BackwardArgs&, int threads);  // estimated
   void (*backward)(const BackwardArgs&, int threads);
   size_t (*stream_pack_bytes)(int64_t I, int64_t H);
   size_t (*stream_state_bytes)(int64_t B, int64_t H);

@@ -39,7 +39,14 @@ __all__ = [
     "sequence_forward",
 ]
 
-KERNELS = Backend(_core.cells(), _core.forward, _core.backward, checks.FLOATS)
+KERNELS = Backend(
+    _core.cells(),
+    _core.forward,
+    _core.backward,
+    checks.FLOATS,
+    forward_all=_core.forward_all,
+    backward_all=_core.backward_all,
+)
 
 
 DECODER: decoding.Backend = Native(KERNELS)

@@ -30,6 +30,12 @@ from pyrnn.states import (
     zero_states,
 )
 
+#: Calls by position and by name.
+Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
+
+#: Up to so many numbers a gradient of x is made of each direction's own, so that they need not be in turn.
+GRADIENT_OF_EACH = 1 << 20
+
 
 class Backend:
     """What runs one layer in one direction.
@@ -44,6 +50,9 @@ class Backend:
         The number types it computes in.
     arrays : object, optional
         The library of its arrays; NumPy's when None.
+    forward_all, backward_all : callable, optional
+        As `pyrnn._core.forward_all` and `pyrnn._core.backward_all`: both directions of a layer in one call,
+        which may run at the same time.
     """
 
     def __init__(
@@ -53,9 +62,12 @@ class Backend:
         backward: Callable[..., None],
         dtypes: tuple[Any, ...],
         arrays: Any = NUMPY,
+        forward_all: Callable[[Calls], list[Any]] | None = None,
+        backward_all: Callable[[Calls], None] | None = None,
     ) -> None:
         self.forward, self.backward, self.dtypes = forward, backward, dtypes
         self.arrays = arrays
+        self.forward_all, self.backward_all = forward_all, backward_all
         self.specs = {
             name: Spec(
                 name,
@@ -269,7 +281,7 @@ def forward(
     saved = Saved(backend, arrays, layout, (T, B), dtype, batch_first, unbatched) if keeps else None
     whole = empty_states(arrays, layout, B, dtype)
     finals = by_pass(layout, whole)
-    run, cell = backend.forward, layout.spec.name
+    cell = layout.spec.name
     changes = variation.argument(recurrent_dropout, layout.cell_norm)
     for layer in range(L):
         H, N = layout.widths[layer][0], layout.features[layer + 1]
@@ -284,34 +296,40 @@ def forward(
             if layer < L - 1 or out is None
             else arrays.ready(time_major(out, batch_first, unbatched), dtype)
         )
+        calls: Calls = []
+        adds = D == 2 and layout.merge == "sum"
+        targets = [y, sequence_empty(arrays, T, B, N, dtype, batch_first)] if adds else [y]
         for d in range(D):
             k = layer * D + d
             factor = None
             if weight_dropout and rng is not None and weights[k][1] is not None:
                 factor = arrays.made(dropout_mask(rng, weights[k][1].shape, weight_dropout), dtype)
                 weights[k][1] = weights[k][1] * factor
-            adds = d == 1 and layout.merge == "sum"
-            target = sequence_empty(arrays, T, B, N, dtype, batch_first) if adds else y
-            kept = run(
+            arguments = (
                 cell,
                 view,
                 [s[k] for s in states],
                 *weights[k],
-                target if D == 1 or layout.merge == "sum" else y[:, :, d * H : d * H + H],
+                targets[d] if D == 1 or adds else y[:, :, d * H : d * H + H],
                 [s[k] for s in finals],
-                reverse=d == 1 or layout.reverse,
-                save=keeps,
+            )
+            keywords = {
+                "reverse": d == 1 or layout.reverse,
+                "save": keeps,
                 **regularized(rates, recurrent_dropout, training, seed, k),
                 **extras[k],
                 **changes,
                 **options,
-            )
-            if adds:
-                y += target
+            }
+            calls.append((arguments, keywords))
             if saved is not None:
-                saved.passes.append(kept)
                 saved.factors.append(factor)
+        together = backend.forward_all if D == 2 else None
+        kept = together(calls) if together else in_turn(backend.forward, calls)
+        if adds:
+            y += targets[1]
         if saved is not None:
+            saved.passes += kept
             saved.dropped.append(dropped)
         view = y
     y = original(view, batch_first, unbatched)
@@ -349,32 +367,48 @@ def backward(
     whole = empty_states(arrays, layout, B, dtype)
     dinitial = by_pass(layout, whole)
     grads = {name: arrays.empty(shape, dtype) for name, shape in layout.shapes.items()}
+    backend = saved.backend
     for layer in reversed(range(L)):
-        dx = sequence_empty(arrays, T, B, layout.features[layer], dtype, batch_first)
-        H = layout.widths[layer][0]
+        N, H = layout.features[layer], layout.widths[layer][0]
+        each = backend.backward_all is not None and D == 2 and T * B * N <= GRADIENT_OF_EACH
+        dxs = [sequence_empty(arrays, T, B, N, dtype, batch_first) for _ in range(2 if each else 1)]
+        calls: Calls = []
         for d in range(D):
             k = layer * D + d
-            dweights = [grads[name] for name, _ in layout.passes[k]]
-            saved.backend.backward(
+            arguments = (
                 saved.passes[k],
                 dy if dy is None or D == 1 or layout.merge == "sum" else dy[:, :, d * H : d * H + H],
                 None if last is None else [s[k] for s in last],
-                dx,
-                d == 1,
+                dxs[d if each else 0],
+                d == 1 and not each,
                 [s[k] for s in dinitial],
-                *layout.in_order(dweights),
-                **{f"d{argument}": grads[name] for argument, (name, _) in layout.extras[k].items()},
-                **({} if every is None else {"dstates": [s[k] for s in every]}),
+                *layout.in_order([grads[name] for name, _ in layout.passes[k]]),
             )
+            keywords = {f"d{argument}": grads[name] for argument, (name, _) in layout.extras[k].items()}
+            if every is not None:
+                keywords["dstates"] = [s[k] for s in every]
+            calls.append((arguments, keywords))
+        if each and backend.backward_all:
+            backend.backward_all(calls)
+            dxs[0] += dxs[1]
+        else:
+            in_turn(backend.backward, calls)
+        for k in range(layer * D, layer * D + D):
             factor = saved.factors[k]
             if factor is not None:
-                dweights[1] *= factor
+                grads[layout.passes[k][1][0]] *= factor
+        dx = dxs[0]
         dropped = saved.dropped[layer]
         if dropped is not None:
             dx *= dropped() if callable(dropped) else dropped
         dy = dx
     learned_gradients(layout, dinitial if saved.learned else None, grads)
     return Gradients(original(dx, batch_first, unbatched), result(whole, unbatched), grads)
+
+
+def in_turn(run: Callable[..., Any], calls: Calls) -> list[Any]:
+    """What `run` returns for each."""
+    return [run(*arguments, **keywords) for arguments, keywords in calls]
 
 
 def gates(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:

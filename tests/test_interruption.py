@@ -53,6 +53,8 @@ def stream():
     return run
 def staged():
     return forward(layer_norm=True)
+def directions():
+    return forward(bidirectional=True)
 small = pyrnn.GRU(5, 40, num_layers=2, seed=1)
 x_small = array(6, 3, 5)
 ticker = small.stream(3)
@@ -174,7 +176,16 @@ def run(text, *arguments, **options):
     return process.stdout.strip()
 
 
-CALLS = ["forward", "backward", "attention", "attention_backward", "decoder", "stream", "staged"]
+CALLS = [
+    "forward",
+    "backward",
+    "attention",
+    "attention_backward",
+    "decoder",
+    "stream",
+    "staged",
+    "directions",
+]
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-// _core.forward and _core.backward: one layer, one direction.
+// _core.forward and _core.backward: one layer, one direction; and both directions of a layer at once.
 #include <algorithm>
 #include <limits>
 #include <memory>
@@ -8,15 +8,14 @@
 
 #include <pybind11/stl.h>
 
-#include "../engine/parallel.h"
 #include "../engine/schedule.h"
 #include "arrays.h"
 #include "bindings.h"
 #include "buffer.h"
+#include "call.h"
 #include "recompute.h"
 #include "sequence_arguments.h"
 #include "variation.h"
-#include "unlocked.h"
 
 namespace pyrnn {
 namespace {
@@ -29,7 +28,7 @@ struct Saved : Made {
   int64_t heads;
   Regularization regularization;
   Variation variation;
-  ScheduleStorage schedule;
+  std::optional<ScheduleStorage> schedule;
   py::array x, weight_ih, weight_hh, bias_ih, bias_hh, params, norm_ih, norm_hh, weight_hr, norm_c, bias_c;
   int64_t gate_rows;  // kept for an entry
   Buffer states, gates;
@@ -98,15 +97,54 @@ int64_t check_projection(const py::object& weight_hr, const CellInfo& info, int6
 
 const void* data_of(const py::array& array) { return array.size() ? array.data() : nullptr; }
 
-py::object forward_sequence(const std::string& cell_name, const py::array& x, const States& state,
-                            const py::array& weight_ih, const py::object& weight_hh, const py::object& bias_ih,
-                            const py::object& bias_hh, const py::object& y, const States& state_out, bool save,
-                            const std::optional<py::array>& lengths, const std::optional<py::array>& mask,
-                            const std::optional<py::array>& resets, bool reset_to_initial, bool reverse,
-                            const std::optional<std::string>& compute_dtype, const py::object& params,
-                            const RegularizationArgument& regularization, const py::object& norm_ih,
-                            const py::object& norm_hh, const py::object& weight_hr, const VariationArgument& variation,
-                            const py::object& norm_c, const py::object& bias_c, bool checkpoint, int64_t heads) {
+struct ForwardCall : Call {
+  ForwardArgs args{};
+  ScheduleOptions options;
+  bool save, checkpoint;
+  const CellKernels* kernels;
+  std::unique_ptr<Saved> saved{new Saved{}};
+  Buffer workspace;
+  std::vector<py::object> held;  // what the arguments point into, and nothing keeps for the backward
+
+  void plan() override {
+    const auto [T, B, I, H] = args.sizes;
+    saved->schedule.emplace(T, B, options);
+    args.schedule = saved->schedule->view();
+    if (save && checkpoint) {
+      saved->segments.emplace(args.schedule, B, kernels->backward_chunk(args));
+      args.schedule = saved->segments->forward(args.schedule);
+    }
+  }
+  double cycles(int threads) const override { return kernels->forward_cycles(args, threads); }
+  void allocate(int threads) override {
+    const Memory memory = kernels->forward_memory(args, threads, save && !checkpoint);
+    workspace = Buffer(memory.workspace);
+    saved->states = Buffer(memory.states);
+    saved->gates = Buffer(memory.gates);
+    saved->gate_rows = memory.gate_rows;
+    saved->bytes = memory.states + memory.gates;
+    args.workspace = workspace.data();
+    args.states = saved->states.data();
+    args.gates = saved->gates.data();
+  }
+  void compute(int threads) override {
+    kernels->forward(args, threads);
+    if (saved->segments) saved->segments->forget_forward();
+  }
+  py::object result() override { return save ? py::cast(std::move(saved)) : py::none(); }
+};
+
+std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::array& x, const States& state,
+                                      const py::array& weight_ih, const py::object& weight_hh,
+                                      const py::object& bias_ih, const py::object& bias_hh, const py::object& y,
+                                      const States& state_out, bool save, const std::optional<py::array>& lengths,
+                                      const std::optional<py::array>& mask, const std::optional<py::array>& resets,
+                                      bool reset_to_initial, bool reverse,
+                                      const std::optional<std::string>& compute_dtype, const py::object& params,
+                                      const RegularizationArgument& regularization, const py::object& norm_ih,
+                                      const py::object& norm_hh, const py::object& weight_hr,
+                                      const VariationArgument& variation, const py::object& norm_c,
+                                      const py::object& bias_c, bool checkpoint, int64_t heads) {
   const int cell = find_cell(cell_name);
   const CellInfo& info = cell_info(cell);
   const Type type = array_type("x", x), compute = compute_type(type, compute_dtype);
@@ -119,7 +157,11 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   check_steps(T, B);
 
   const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
-  ForwardArgs args{};
+  auto call = std::make_unique<ForwardCall>();
+  const auto hold = [&](const std::vector<py::array>& arrays) {
+    call->held.insert(call->held.end(), arrays.begin(), arrays.end());
+  };
+  ForwardArgs& args = call->args;
   args.sizes = {T, B, I, H};
   const py::array x_checked = check_array("x", x, type, {{"T", T}, {"B", B}, {"I", I}}, read_only, false);
   const py::array w_ih = check_array("weight_ih", weight_ih, type, {gates_x, {"I", I}}, read_only, true);
@@ -161,11 +203,11 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   args.weights.weight_ih = w_ih.data();
   args.weights.weight_hh = w_hh.size() ? w_hh.data() : nullptr;
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
-  const auto kept_in = check_states("state", state, info, type, B, h, H, read_only, args.state);
-  const auto kept_out = check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out);
+  hold(check_states("state", state, info, type, B, h, H, read_only, args.state));
+  hold(check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out));
   args.regularization = check_regularization(regularization, info);
   args.variation = check_variation(variation, info, !norm_c.is_none(), compute, args.regularization);
-  ScheduleOptions options;
+  ScheduleOptions& options = call->options;
   options.lengths = check_lengths(lengths, T, B);
   options.mask = check_flags("mask", mask, T, B);
   options.resets = check_flags("resets", resets, T, B);
@@ -173,76 +215,82 @@ py::object forward_sequence(const std::string& cell_name, const py::array& x, co
   options.reverse = reverse;
   options.save = save;
 
-  const CellKernels& kernels = chosen_kernels().cell[cell][compute];
-  std::optional<ScheduleStorage> schedule;
-  std::optional<Segments> segments;
-  Buffer states, gates;
-  int64_t gate_rows = 0;
-  std::size_t bytes = 0;
-  without_lock([&] {
-    schedule.emplace(T, B, options);
-    args.schedule = schedule->view();
-    if (save && checkpoint) {
-      segments.emplace(args.schedule, B, kernels.backward_chunk(args));
-      args.schedule = segments->forward(args.schedule);
-    }
-    const int threads = num_threads();
-    const Memory memory = kernels.forward_memory(args, threads, save && !checkpoint);
-    Buffer workspace(memory.workspace);
-    states = Buffer(memory.states);
-    gates = Buffer(memory.gates);
-    gate_rows = memory.gate_rows;
-    bytes = memory.states + memory.gates;
-    args.workspace = workspace.data();
-    args.states = states.data();
-    args.gates = gates.data();
-    kernels.forward(args, threads);
-    if (segments) segments->forget_forward();
-  });
-  if (!save) return py::none();
-  return py::cast(std::unique_ptr<Saved>(new Saved{{},
-                                                   cell,
-                                                   type,
-                                                   compute,
-                                                   args.sizes,
-                                                   heads,
-                                                   args.regularization,
-                                                   args.variation,
-                                                   std::move(*schedule),
-                                                   x_checked,
-                                                   w_ih,
-                                                   w_hh,
-                                                   b_ih,
-                                                   b_hh,
-                                                   p,
-                                                   gain_ih,
-                                                   gain_hh,
-                                                   w_hr,
-                                                   gain_c,
-                                                   shift_c,
-                                                   gate_rows,
-                                                   std::move(states),
-                                                   std::move(gates),
-                                                   bytes,
-                                                   std::move(segments)}));
+  call->kernels = &chosen_kernels().cell[cell][compute];
+  call->save = save;
+  call->checkpoint = checkpoint;
+  hold({y_checked});
+  for (const auto& of_steps : {lengths, mask, resets})
+    if (of_steps) hold({*of_steps});
+  Saved& saved = *call->saved;
+  saved.cell = cell;
+  saved.type = type;
+  saved.compute = compute;
+  saved.sizes = args.sizes;
+  saved.heads = heads;
+  saved.regularization = args.regularization;
+  saved.variation = args.variation;
+  saved.x = x_checked;
+  saved.weight_ih = w_ih;
+  saved.weight_hh = w_hh;
+  saved.bias_ih = b_ih;
+  saved.bias_hh = b_hh;
+  saved.params = p;
+  saved.norm_ih = gain_ih;
+  saved.norm_hh = gain_hh;
+  saved.weight_hr = w_hr;
+  saved.norm_c = gain_c;
+  saved.bias_c = shift_c;
+  return call;
 }
 
-void backward_sequence(const Saved& saved, const py::object& dy, const States& dstate, const py::object& dx,
-                       bool dx_accumulate, const States& dstate_out, const py::object& dweight_ih,
-                       const py::object& dweight_hh, const py::object& dbias_ih, const py::object& dbias_hh,
-                       const py::object& dparams, const py::object& dnorm_ih, const py::object& dnorm_hh,
-                       const py::object& dweight_hr, const py::object& dnorm_c, const py::object& dbias_c,
-                       const States& dstates) {
+struct BackwardCall : Call {
+  BackwardArgs args{};
+  const Saved* saved;
+  const CellKernels* kernels;
+  Buffer workspace;
+  std::vector<py::object> held;  // what the arguments point into
+
+  // With checkpoints it takes memory as it goes.
+  double cycles(int threads) const override { return saved->segments ? 0 : kernels->backward_cycles(args, threads); }
+  void allocate(int threads) override {
+    if (saved->segments) return;
+    workspace = Buffer(kernels->backward_workspace(args, threads));
+    args.workspace = workspace.data();
+  }
+  void compute(int threads) override {
+    if (saved->segments)
+      backward_in_segments(*kernels, cell_info(saved->cell), *saved->segments, saved->states.data(),
+                           int64_t(type_size(saved->type)), args, threads);
+    else
+      kernels->backward(args, threads);
+  }
+};
+
+std::unique_ptr<Call> prepare_backward(const Saved& saved, const py::object& dy, const States& dstate,
+                                       const py::object& dx, bool dx_accumulate, const States& dstate_out,
+                                       const py::object& dweight_ih, const py::object& dweight_hh,
+                                       const py::object& dbias_ih, const py::object& dbias_hh,
+                                       const py::object& dparams, const py::object& dnorm_ih,
+                                       const py::object& dnorm_hh, const py::object& dweight_hr,
+                                       const py::object& dnorm_c, const py::object& dbias_c, const States& dstates) {
   saved.check_made("saved");
   const CellInfo& info = cell_info(saved.cell);
   const auto [T, B, I, H] = saved.sizes;
   const Type type = saved.type;
   const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
-  BackwardArgs args{};
+  auto call = std::make_unique<BackwardCall>();
+  call->saved = &saved;
+  call->kernels = &chosen_kernels().cell[saved.cell][saved.compute];
+  call->held = {py::cast(&saved), dy,       dx,       dweight_ih, dweight_hh, dbias_ih, dbias_hh,
+                dparams,          dnorm_ih, dnorm_hh, dweight_hr, dnorm_c,    dbias_c};
+  const auto hold = [&](const std::vector<py::array>& arrays) {
+    call->held.insert(call->held.end(), arrays.begin(), arrays.end());
+  };
+  BackwardArgs& args = call->args;
   args.sizes = saved.sizes;
   args.regularization = saved.regularization;
   args.variation = saved.variation;
-  args.schedule = saved.schedule.view();
+  args.schedule = saved.schedule->view();
   args.x = view_sequence(saved.x);
   args.weights.weight_ih = saved.weight_ih.data();
   args.weights.weight_hh = data_of(saved.weight_hh);
@@ -268,16 +316,16 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
     args.dx = view_sequence(check_array("dx", dx, type, {{"T", T}, {"B", B}, {"I", I}}, writable, false));
   args.dx_accumulate = dx_accumulate;
   if (!dstate_out) throw py::type_error("dstate_out: expected a sequence of arrays, got None");
-  const auto kept_in = check_states("dstate", dstate, info, type, B, h, H, read_only, args.dstate);
-  const auto kept_out = check_states("dstate_out", dstate_out, info, type, B, h, H, writable, args.dstate_out);
-  std::vector<py::array> kept_states;
+  hold(check_states("dstate", dstate, info, type, B, h, H, read_only, args.dstate));
+  hold(check_states("dstate_out", dstate_out, info, type, B, h, H, writable, args.dstate_out));
   if (dstates && int(dstates->size()) != info.states)
     throw py::value_error("dstates: expected " + std::to_string(info.states) + " arrays, got " +
                           std::to_string(dstates->size()));
   for (int s = 0; dstates && s < info.states; s++) {
-    kept_states.push_back(check_array("dstates[" + std::to_string(s) + "]", (*dstates)[s], type,
-                                      {{"T", T}, {"B", B}, s ? Dimension{"H", H} : h}, read_only, false));
-    args.dstates[s] = view_sequence(kept_states.back());
+    const py::array given = check_array("dstates[" + std::to_string(s) + "]", (*dstates)[s], type,
+                                        {{"T", T}, {"B", B}, s ? Dimension{"H", H} : h}, read_only, false);
+    args.dstates[s] = view_sequence(given);
+    call->held.push_back(given);
   }
   const auto output = [&](const char* name, const py::object& object, const std::vector<Dimension>& shape) {
     return writable_data(check_array(name, object, type, shape, writable, true));
@@ -307,19 +355,7 @@ void backward_sequence(const Saved& saved, const py::object& dy, const States& d
   if (dp.size()) args.dparams = writable_data(dp);
   if (!dbias_ih.is_none()) args.dbias_ih = output("dbias_ih", dbias_ih, {gates_x});
   if (!dbias_hh.is_none()) args.dbias_hh = output("dbias_hh", dbias_hh, {gates_h});
-
-  const CellKernels& kernels = chosen_kernels().cell[saved.cell][saved.compute];
-  without_lock([&] {
-    const int threads = num_threads();
-    if (saved.segments) {
-      backward_in_segments(kernels, info, *saved.segments, saved.states.data(), int64_t(type_size(type)), args,
-                           threads);
-      return;
-    }
-    Buffer workspace(kernels.backward_workspace(args, threads));
-    args.workspace = workspace.data();
-    kernels.backward(args, threads);
-  });
+  return call;
 }
 
 // What was kept for every entry as (T, B, count, H), zero where a step was not computed; row(e) of `from` is the first
@@ -330,7 +366,7 @@ py::array copy_rows(const Saved& saved, int count, const void* from, const Row& 
   py::array_t<T> out({py::ssize_t(steps), py::ssize_t(B), py::ssize_t(count), py::ssize_t(H)});
   T* to = out.mutable_data();
   std::fill(to, to + out.size(), T(0));
-  const Schedule schedule = saved.schedule.view();
+  const Schedule schedule = saved.schedule->view();
   const int64_t padded = chosen_kernels().cell[saved.cell][saved.type].padded(H);
   for (int64_t e = 0; e < schedule.entries; e++)
     for (int i = 0; i < count; i++)
@@ -342,6 +378,12 @@ py::array copy_rows(const Saved& saved, int count, const void* from, const Row& 
 template <class Row>
 py::array copy_kept(const Saved& saved, int count, const void* from, const Row& row) {
   return saved.type == float32 ? copy_rows<float>(saved, count, from, row) : copy_rows<double>(saved, count, from, row);
+}
+
+// A function that computes what `prepare` has checked.
+template <class... Arguments>
+auto computing(std::unique_ptr<Call> (*prepare)(Arguments...)) {
+  return [prepare](Arguments... arguments) { return computed(prepare(std::forward<Arguments>(arguments)...)); };
 }
 
 }  // namespace
@@ -374,19 +416,37 @@ void bind_sequence(py::module_& m) {
           },
           "The states after every step, (T, B, states, H); zero where a step was not computed.");
   // `save` may be given by position: names cost as much as the rest of a small call.
-  m.def("forward", forward_sequence, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a,
-        "y"_a, "state_out"_a, "save"_a = false, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(),
+  const auto forward = [&](auto function, const auto&... more) {
+    return py::cpp_function(
+        function, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a, "bias_hh"_a, "y"_a,
+        "state_out"_a, "save"_a = false, py::kw_only(), "lengths"_a = py::none(), "mask"_a = py::none(),
         "resets"_a = py::none(), "reset_to_initial"_a = false, "reverse"_a = false, "compute_dtype"_a = py::none(),
         "params"_a = py::none(), "regularization"_a = py::none(), "norm_ih"_a = py::none(), "norm_hh"_a = py::none(),
         "weight_hr"_a = py::none(), "variation"_a = py::none(), "norm_c"_a = py::none(), "bias_c"_a = py::none(),
-        "checkpoint"_a = false, "heads"_a = 1,
-        "One layer, one direction: writes y and state_out; returns what backward needs when `save`, with `checkpoint` "
-        "the least of it.");
-  m.def("backward", backward_sequence, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
-        "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(), "dnorm_ih"_a = py::none(),
-        "dnorm_hh"_a = py::none(), "dweight_hr"_a = py::none(), "dnorm_c"_a = py::none(), "dbias_c"_a = py::none(),
-        "dstates"_a = py::none(),
-        "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
+        "checkpoint"_a = false, "heads"_a = 1, more...);
+  };
+  const auto backward = [&](auto function, const auto&... more) {
+    return py::cpp_function(function, "saved"_a, "dy"_a, "dstate"_a, "dx"_a, "dx_accumulate"_a, "dstate_out"_a,
+                            "dweight_ih"_a, "dweight_hh"_a, "dbias_ih"_a, "dbias_hh"_a, "dparams"_a = py::none(),
+                            "dnorm_ih"_a = py::none(), "dnorm_hh"_a = py::none(), "dweight_hr"_a = py::none(),
+                            "dnorm_c"_a = py::none(), "dbias_c"_a = py::none(), "dstates"_a = py::none(), more...);
+  };
+  m.attr("forward") = forward(
+      computing(prepare_forward), py::name("forward"), py::scope(m),
+      "One layer, one direction: writes y and state_out; returns what backward needs when `save`, with `checkpoint` "
+      "the least of it.");
+  m.attr("backward") = backward(
+      computing(prepare_backward), py::name("backward"), py::scope(m),
+      "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
+  py::class_<Call>(m, "Call", "A layer in one direction that waits to be computed.");
+  m.def(
+      "forward_all",
+      [prepare = py::function(forward(prepare_forward))](const py::list& calls) { return computed(prepare, calls); },
+      "calls"_a, "What forward returns for each (arguments, keywords): directions of a layer, that share no output.");
+  m.def(
+      "backward_all",
+      [prepare = py::function(backward(prepare_backward))](const py::list& calls) { computed(prepare, calls); },
+      "calls"_a, "backward for each (arguments, keywords): directions of a layer, that share no output.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");
   m.def("release_memory", Buffer::release, "Returns the memory that is kept between calls to the system.");

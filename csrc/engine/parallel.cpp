@@ -28,6 +28,16 @@
 #endif
 
 namespace pyrnn {
+
+// A call that a team works on.
+struct Job {
+  void (*work)(void*, int, int);
+  void* context;
+  int threads, cpu;  // cpu: where the caller was
+  std::atomic<int> running;
+  std::atomic<bool> stop;
+};
+
 namespace {
 
 void pause_thread() {
@@ -44,17 +54,10 @@ void pause_thread() {
 constexpr int spins_before_parking = 5000;  // about 100 µs
 constexpr std::int64_t spinning_nanoseconds = 100'000;
 
-struct Job {
-  void (*work)(void*, int, int);
-  void* context;
-  int threads, cpu;  // cpu: where the caller was
-  std::atomic<int> running;
-  std::atomic<bool> stop;
-};
-
 // What a thread knows of the call it works on.
 struct Watch {
-  std::atomic<bool>* stop = nullptr;     // of its job
+  Job* job = nullptr;
+  Job* outer = nullptr;                   // in the midst of which it does that one
   const KernelModes* modes = nullptr;     // the outermost of the thread
   bool (*ask)() = nullptr;                // of the caller's thread, with the time to ask next
   std::int64_t next = 0;
@@ -124,7 +127,7 @@ void put_question() {
   watch.ask = ask;
   if (ends) {
     watch.ended = true;
-    if (watch.stop) watch.stop->store(true, std::memory_order_relaxed);
+    if (watch.job) watch.job->stop.store(true, std::memory_order_relaxed);
   }
   if (modes) modes->set();
   const std::int64_t after = coarse_nanoseconds();
@@ -134,11 +137,17 @@ void put_question() {
 // The thread works on a job while this lives, maybe in the midst of another.
 class Working {
  public:
-  explicit Working(Job& job) : stop_before_(watch.stop) { watch.stop = &job.stop; }
-  ~Working() { watch.stop = stop_before_; }
+  explicit Working(Job& job) : job_before_(watch.job), outer_before_(watch.outer) {
+    watch.outer = watch.job;
+    watch.job = &job;
+  }
+  ~Working() {
+    watch.job = job_before_;
+    watch.outer = outer_before_;
+  }
 
  private:
-  std::atomic<bool>* stop_before_;
+  Job *job_before_, *outer_before_;
 };
 
 void serve(Worker* worker) {
@@ -342,18 +351,26 @@ void Team::run(void (*work)(void*, int, int), void* context) {
 
 bool stopped() {
   if (watch.ask) put_question();
-  return watch.stop ? watch.stop->load(std::memory_order_relaxed) : watch.ended;
+  if (!watch.job) return watch.ended;
+  if (watch.ended || (watch.outer && watch.outer->stop.load(std::memory_order_relaxed)))
+    watch.job->stop.store(true, std::memory_order_relaxed);
+  return watch.job->stop.load(std::memory_order_relaxed);
 }
 
-Question::Question(bool (*ask)()) : ask_before_(watch.ask), ended_before_(watch.ended) {
+// Its calls are no part of a job that the thread may be in the midst of, whose question led here.
+Question::Question(bool (*ask)())
+    : ask_before_(watch.ask), ended_before_(watch.ended), job_before_(watch.job), outer_before_(watch.outer) {
   watch.ask = ask;
   watch.ended = false;
+  watch.job = watch.outer = nullptr;
   if (ask) watch.next = coarse_nanoseconds() + asking_nanoseconds;
 }
 
 Question::~Question() {
   watch.ask = ask_before_;
   watch.ended = ended_before_;
+  watch.job = job_before_;
+  watch.outer = outer_before_;
 }
 
 }  // namespace pyrnn

@@ -71,6 +71,8 @@ class Patience {
   long long left_ = 0;
 };
 
+struct Job;
+
 // While it lives, the calling thread's calls end early once `ask` returns true; it is asked with the floating-point
 // state that the caller has. Null: never. Nested ones take each other's place.
 class Question {
@@ -83,6 +85,7 @@ class Question {
  private:
   bool (*ask_before_)();
   bool ended_before_;
+  Job *job_before_, *outer_before_;
 };
 
 }  // namespace pyrnn

@@ -419,14 +419,30 @@ size_t backward_workspace(const CellFunctions<T>& cell, const BackwardArgs& args
   return Backward<T, P>(cell, args, threads).carve(nullptr);
 }
 
+// The products outside the loop: two multiply-adds for each entry and weight, of which a core does two vectors a cycle.
+template <class T>
+double products_cycles(const CellFunctions<T>& cell, const BackwardArgs& args) {
+  return double(args.schedule.entries) * double(cell.slots * args.sizes.H) * double(args.sizes.I + args.sizes.H) /
+         lanes<T>;
+}
+
+// They are worth every thread once they take some times as long as waking it.
+template <class T>
+int backward_team(const CellFunctions<T>& cell, const BackwardArgs& args, const StepCost& cost, int threads) {
+  return products_cycles(cell, args) > 4 * cost.start ? threads : choose_grid(cost, threads).threads();
+}
+
+template <class T, class P>
+double backward_cycles(const CellFunctions<T>& cell, const BackwardArgs& args, int threads) {
+  const StepCost cost = backward_cost<T, P>(cell, args.sizes, args.schedule, start_cycles());
+  const int team = backward_team(cell, args, cost, threads);
+  return estimate(cost, choose_grid(cost, team)) + products_cycles(cell, args) / team;
+}
+
 template <class T, class P>
 void backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads) {
   const StepCost cost = backward_cost<T, P>(cell, args.sizes, args.schedule, start_cycles());
-  // The products outside the loop are worth every thread once they take some times as long as waking it. They do two
-  // multiply-adds for each entry and weight, of which a core does two vectors a cycle.
-  const double cycles = double(args.schedule.entries) * double(cell.slots * args.sizes.H) *
-                        double(args.sizes.I + args.sizes.H) / lanes<T>;
-  Team team(cycles > 4 * cost.start ? threads : choose_grid(cost, threads).threads());
+  Team team(backward_team(cell, args, cost, threads));
   Backward<T, P> call(cell, args, team.size());
   call.grid = choose_grid(cost, team.size());
   call.carve(args.workspace);

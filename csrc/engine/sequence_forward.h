@@ -283,6 +283,12 @@ Memory forward_memory(const CellFunctions<T>& cell, const ForwardArgs& args, int
           save ? size_t(schedule.entries) * cell.saved * padded : 0, cell.saved};
 }
 
+template <class T, class P>
+double forward_cycles(const CellFunctions<T>& cell, const ForwardArgs& args, int threads) {
+  const StepCost cost = forward_cost<T, P>(cell, args.sizes, args.schedule, start_cycles());
+  return estimate(cost, choose_grid(cost, threads));
+}
+
 template <class Shape, class T, class P>
 void forward(const CellFunctions<T>& cell, const ForwardArgs& args, int threads) {
   using Call = Forward<Shape, T, P>;

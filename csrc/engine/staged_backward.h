@@ -340,6 +340,14 @@ size_t staged_backward_workspace(const CellFunctions<T>& cell, const ReadFunctio
   return most_workspace(threads, [&](int n) { return StagedBackward<T>(cell, reading, args, n).carve(nullptr); });
 }
 
+// Its loop has whole sequences too; the products after it, as much work, are shared by all.
+template <class T>
+double staged_backward_cycles(const CellFunctions<T>& cell, const BackwardArgs& args, int threads) {
+  const double cycles = staged_cycles(args.sizes, args.schedule, cell, args.weights.heads);
+  const int team = 2 * cycles > 2 * start_cycles() ? threads : 1;
+  return cycles / staged_team(args.sizes, 2 * cycles, threads) + cycles / team;
+}
+
 template <class T>
 void staged_backward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const BackwardArgs& args,
                      int threads) {

@@ -224,12 +224,23 @@ double staged_cycles(const Sizes& sizes, const Schedule& schedule, const CellFun
   return double(schedule.entries) * double(sizes.H) * double(products) / lanes<T> / 2;
 }
 
+// Threads have whole sequences, where there is work enough to wake them for.
+inline int staged_team(const Sizes& sizes, double cycles, int threads) {
+  return cycles > 2 * start_cycles() ? int(larger(1, smaller(threads, sizes.B))) : 1;
+}
+
+template <class T>
+double staged_forward_cycles(const CellFunctions<T>& cell, const ForwardArgs& args, int threads) {
+  const double cycles = staged_cycles(args.sizes, args.schedule, cell, args.weights.heads);
+  return cycles / staged_team(args.sizes, cycles, threads);
+}
+
 template <class T>
 void staged_forward(const CellFunctions<T>& cell, const ReadFunctions<T>& reading, const ForwardArgs& args,
                     int threads) {
   using Call = StagedForward<T>;
   const double cycles = staged_cycles(args.sizes, args.schedule, cell, args.weights.heads);
-  Team team(cycles > 2 * start_cycles() ? int(larger(1, smaller(threads, args.sizes.B))) : 1);
+  Team team(staged_team(args.sizes, cycles, threads));
   Call call(cell, reading, args, team.size());
   call.carve(args.workspace);
   *call.barrier = Barrier{};

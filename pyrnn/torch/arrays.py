@@ -13,6 +13,7 @@ from torch import Tensor
 from pyrnn import _core, checks
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Array
+from pyrnn.stacking import GRADIENT_OF_EACH, Calls, in_turn
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 #: One layer in one direction; its weights are spread from a list, which its stub cannot follow.
@@ -111,22 +112,21 @@ def forward(
             save,
         )
         return y, finals, [kept]
-    saved = [
-        run(
-            cell,
-            x,
-            zeros if states is None else [s[d] for s in states],
-            *weights[d][:4],
-            out[:, :, d * H : d * H + H],
-            [s[d] for s in finals],
-            reverse=d == 1,
-            save=save,
-            **projection(weights[d]),
-            **options,
+    calls: Calls = [
+        (
+            (
+                cell,
+                x,
+                zeros if states is None else [s[d] for s in states],
+                *weights[d][:4],
+                out[:, :, d * H : d * H + H],
+                [s[d] for s in finals],
+            ),
+            {"reverse": d == 1, "save": save, **projection(weights[d]), **options},
         )
         for d in range(D)
     ]
-    return y, finals, saved
+    return y, finals, _core.forward_all(calls) if D == 2 else in_turn(run, calls)
 
 
 def step(
@@ -177,17 +177,29 @@ def backward(
     dx_out = dx.swapaxes(0, 1) if dx is not None and batch_first else dx
     dinitial = [np.empty((D, B, n), dtype) for n in widths(call.cell, weights[0])]
     dweights: list[Any] = [[None if w is None else np.empty(w.shape, dtype) for w in one] for one in weights]
-    for d in range(D):
-        _core.backward(
-            saved[d],
-            dy if dy is None or D == 1 else dy[:, :, d * H : d * H + H],
-            None if dstates is None else [s[d] for s in dstates],
-            dx_out,
-            d == 1,
-            [s[d] for s in dinitial],
-            *dweights[d][:4],
-            **{f"d{name}": a for name, a in projection(dweights[d]).items()},
+    each = D == 2 and (dx is None or dx.size <= GRADIENT_OF_EACH)
+    dxs = [dx_out, np.empty_like(dx_out) if each and dx_out is not None else dx_out]
+    calls: Calls = [
+        (
+            (
+                saved[d],
+                dy if dy is None or D == 1 else dy[:, :, d * H : d * H + H],
+                None if dstates is None else [s[d] for s in dstates],
+                dxs[d],
+                d == 1 and not each,
+                [s[d] for s in dinitial],
+                *dweights[d][:4],
+            ),
+            {f"d{name}": a for name, a in projection(dweights[d]).items()},
         )
+        for d in range(D)
+    ]
+    if each:
+        _core.backward_all(calls)
+        if dx_out is not None:
+            dx_out += dxs[1]
+    else:
+        in_turn(_core.backward, calls)
     if single:
         dx, dinitial = dx if dx is None else dx[0], [s[0] for s in dinitial]
     return dx, dinitial, [w for one in dweights for w in one if w is not None]

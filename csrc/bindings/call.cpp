@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// A layer in one direction, its arguments checked, that waits to be computed: alone or beside another one.
+#include "call.h"
+
+#include <algorithm>
+
+#include "../engine/parallel.h"
+#include "bindings.h"
+#include "unlocked.h"
+
+namespace pyrnn {
+namespace {
+
+// Whether the threads had better take a call each than all of them one call after the other.
+bool side_by_side(const std::vector<Call*>& calls, int threads) {
+  if (threads < 2 || calls.size() < 2) return false;
+  double longest = 0, in_turn = 0;
+  for (const Call* call : calls) {
+    const double alone = call->cycles(1);
+    if (alone == 0) return false;
+    longest = std::max(longest, alone);
+    in_turn += call->cycles(threads);
+  }
+  const double rounds = double((int(calls.size()) + threads - 1) / threads);
+  return rounds * longest + start_cycles() < in_turn;
+}
+
+}  // namespace
+
+void compute(const std::vector<Call*>& calls) {
+  const int threads = num_threads();
+  const bool beside = side_by_side(calls, threads);
+  for (Call* call : calls) call->allocate(beside ? 1 : threads);
+  if (!beside) {
+    for (Call* call : calls)
+      if (!stopped()) call->compute(threads);
+    return;
+  }
+  Team team(std::min(threads, int(calls.size())));
+  team.run(
+      [](void* context, int thread, int team) {
+        const auto& calls = *static_cast<const std::vector<Call*>*>(context);
+        for (std::size_t i = std::size_t(thread); i < calls.size() && !stopped(); i += std::size_t(team))
+          calls[i]->compute(1);
+        stopped();  // a question that a call's own threads answered is for the others too
+      },
+      const_cast<std::vector<Call*>*>(&calls));
+}
+
+pybind11::object computed(std::unique_ptr<Call> call) {
+  without_lock([&] {
+    call->plan();
+    compute({call.get()});
+  });
+  return call->result();
+}
+
+pybind11::list computed(const pybind11::function& prepare, const pybind11::list& calls) {
+  std::vector<pybind11::object> made;
+  std::vector<Call*> prepared;
+  for (const pybind11::handle one : calls) {
+    const auto [arguments, keywords] = one.cast<std::pair<pybind11::args, pybind11::kwargs>>();
+    made.push_back(prepare(*arguments, **keywords));
+    prepared.push_back(made.back().cast<Call*>());
+    without_lock([&] { prepared.back()->plan(); });
+  }
+  without_lock([&] { compute(prepared); });
+  pybind11::list results;
+  for (Call* call : prepared) results.append(call->result());
+  return results;
+}
+
+}  // namespace pyrnn
