@@ -27,7 +27,9 @@ def text_files():
 
 
 FILES = text_files()
-SOURCES = [path for path in FILES if path.suffix != ".md" and path.name not in ("LICENSE", "py.typed")]
+SOURCES = [
+    path for path in FILES if path.suffix != ".md" and path.name not in ("LICENSE", "NOTICE", "py.typed")
+]
 CODE = [path for path in SOURCES if path.relative_to(ROOT).parts[0] in FOLDERS]
 
 
