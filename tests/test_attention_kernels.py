@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Links 3 and 4 of the chain of trust for attention: kernels against the reference, at awkward sizes."""
 
+import copy
+
 import numpy as np
 import pytest
 from attention_problems import CASES, AttentionProblem
@@ -107,6 +109,39 @@ def test_both_forms_of_the_additive_score(magnitude, sizes, alignment, rows):
             assert_float64(problem.run(functional), expected)
         else:
             assert_float32(problem.run(functional), expected, sizes[0])
+
+
+# Two features of an additive score share a reciprocal where the product of two is in its range, which depends
+# on how far the weights are apart.
+
+
+@pytest.mark.parametrize("weights", ["far apart", "equal", "a zero", "zeros"])
+@pytest.mark.parametrize("A", [31, 33, 64, 70])
+def test_features_two_at_a_time(weights, A):
+    """Some rows of every tile are beyond the range and some are not; none depends on the others."""
+    rng = np.random.Generator(np.random.Philox(A))
+    for dtype in (np.float64, np.float32):
+        problem = AttentionProblem("additive", "softmax", "bare", 2, 7, 9, A=A, dtype=dtype)
+        problem.key, problem.query = (
+            (a * 2.0 ** rng.integers(-2, 5, (*a.shape[:2], 1))).astype(dtype)
+            for a in (problem.key, problem.query)
+        )
+        w = {
+            "far apart": problem.params["weight_score"] * 10.0 ** rng.integers(-6, 1, A),
+            "equal": np.full(A, -0.3),
+            "a zero": np.where(np.arange(A) == A // 2, 0, problem.params["weight_score"]),
+            "zeros": np.zeros(A),
+        }[weights]
+        problem.params["weight_score"] = w.astype(dtype)
+        result, expected = problem.run(functional), problem.exact().run(reference)
+        if dtype == np.float64:
+            assert_float64(result, expected)
+        else:
+            assert_float32(result, expected, 7)
+        few = copy.copy(problem)
+        few.query, few.dcontext = problem.query[:, 3:5].copy(), problem.dcontext[:, 3:5].copy()
+        few.dweights = problem.dweights[:, 3:5].copy()
+        np.testing.assert_array_equal(few.run(functional)["weights"], result["weights"][:, 3:5])
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

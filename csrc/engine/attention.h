@@ -38,6 +38,9 @@ struct Queue {
   }
 };
 
+// Arrays of more bytes come from main memory, whatever call there was before.
+constexpr int64_t far_bytes = int64_t(16) << 20;
+
 // A range of queries and a range of keys of one sequence: (B · query_parts · key_parts) pieces.
 struct Pieces {
   int64_t B, Tq, Tk, query_parts, key_parts;
@@ -115,11 +118,16 @@ struct ScoreBlock {
   int64_t padded;
   T* phi = nullptr;  // rows of D numbers, one for each key: φ of the only query
   int64_t D = 0;
+  const FeaturePairs<T>* pairs = nullptr;  // with it: queries folded, and the sizes of all rows
+  const T *folded = nullptr, *query_size = nullptr, *key_size = nullptr;
+  const T *ahead = nullptr, *ahead_end = nullptr;  // in memory, what is read after this block
 
   // put(first query, queries, first key, keys, sums) for tiles of queries [0, nq) and keys [0, nk), where wanted(the
   // same); sums[a·tile_keys + b] is that of query a and key b of the tile.
   template <class Wanted, class Put>
   PYRNN_FN void run(int64_t nq, int64_t nk, const Wanted& wanted, const Put& put) const {
+    const T* asked = ahead;
+    const T size = pairs ? largest_size(query_size, nq) + largest_size(key_size, nk) : T(0);
     for (int64_t j = 0; j < nk; j += tile_keys) {
       const int n = int(smaller(tile_keys, nk - j));
       const T* k[tile_keys];
@@ -134,13 +142,40 @@ struct ScoreBlock {
           T* kept[tile_keys];
           for (int i = 0; i < tile_keys; i++) kept[i] = phi + smaller(j + i, nk - 1) * D;
           score_tile<Score, T, 1, Score::weighted>(q, k, weight, padded, sums, kept, D);
+        } else if (Score::pairs && pairs && size <= pairs->limit) {
+          asked = tile_of_pairs(first, m, k, asked, sums);
         } else {
           with_constant<tile_queries>(
               m, [&](auto rows) { score_tile<Score, T, decltype(rows)::value>(q, k, weight, padded, sums); });
+          if (Score::pairs && pairs) replace_near(first, m, j, n, k, sums);
         }
         put(first, m, j, n, sums);
       });
     }
+  }
+
+  // Asks for what is at `asked` meanwhile; returns where the next tile goes on.
+  PYRNN_FN const T* tile_of_pairs(int64_t first, int m, const T* const* k, const T* asked, T* sums) const {
+    if constexpr (Score::pairs) {
+      const T* q[tile_queries];
+      for (int i = 0; i < m; i++) q[i] = folded + (first + i) * query_stride;
+      with_constant<tile_queries>(
+          m, [&](auto rows) { pair_tile<Score, T, decltype(rows)::value>(*pairs, q, k, asked, sums); });
+    }
+    return asked && ahead_end - asked >= 4 * padded ? asked + 2 * padded : nullptr;
+  }
+
+  // Whether a pair's features go two at a time is up to the two rows alone, never to the others of a tile.
+  __attribute__((noinline)) void replace_near(int64_t first, int m, int64_t j, int n, const T* const* k,
+                                              T* sums) const {
+    bool near[tile_queries * tile_keys] = {}, any = false;
+    for (int a = 0; a < m; a++)
+      for (int c = 0; c < n; c++)
+        any |= near[a * tile_keys + c] = query_size[first + a] + key_size[j + c] <= pairs->limit;
+    if (!any) return;
+    T others[tile_queries * tile_keys];
+    tile_of_pairs(first, m, k, nullptr, others);
+    for (int i = 0; i < m * tile_keys; i++) sums[i] = near[i] ? others[i] : sums[i];
   }
 };
 

@@ -22,8 +22,9 @@ struct AttentionForward {
   T sum_of_weights = 0;
 
   T* weight;  // weight_score in whole vectors
+  FeaturePairs<T> pairs;  // with more than one query: what φ is kept of has it feature by feature
   T* all_keys;  // (B, Tk, padded), prepared; stepwise only
-  PerThread<T> query_rows, key_rows, query_size, key_size, panel, scratch;
+  PerThread<T> query_rows, folded_rows, key_rows, query_size, key_size, panel, scratch;
   HistoryForward<T> history;
   Queue score_queue, row_queue;
   Barrier* barrier;
@@ -33,6 +34,7 @@ struct AttentionForward {
       : args(args), threads(threads), stepwise(stepwise) {}
 
   PYRNN_FN bool has_history() const { return args.history.filters > 0 || args.history.coverage; }
+  PYRNN_FN bool has_pairs() const { return Score::pairs && !has_history() && s.Tq > 1; }
   PYRNN_FN int64_t row(int64_t b, int64_t i) const { return b * s.Tq + i; }
   PYRNN_FN T* weights_row(int64_t b, int64_t i) const { return static_cast<T*>(args.weights) + row(b, i) * s.Tk; }
 
@@ -43,8 +45,12 @@ struct AttentionForward {
   }
   void carve(Carver& carver) {
     weight = carver.take<T>(padded);
+    pairs.inverse = carver.take<T>(has_pairs() ? padded : 0);
     all_keys = carver.take<T>(stepwise && !has_history() ? s.B * s.Tk * padded : 0);
     query_rows = carver.take_per_thread<T>(threads, stepwise ? padded : pieces.most_queries() * padded);
+    folded_rows = carver.take_per_thread<T>(threads, !has_pairs() ? 0
+                                                     : stepwise   ? padded
+                                                                  : pieces.most_queries() * padded);
     key_rows = carver.take_per_thread<T>(threads, stepwise ? 0 : pieces.most_keys() * padded);
     query_size = carver.take_per_thread<T>(threads, pieces.most_queries());
     key_size = carver.take_per_thread<T>(threads, pieces.most_keys());
@@ -70,6 +76,7 @@ struct AttentionForward {
         sum += x;
       }
       sum_of_weights = sum_of_lanes<T>(sum);
+      if (has_pairs()) pairs.template prepare<Score>(weight, s.D, padded);
     }
   }
 
@@ -91,7 +98,10 @@ struct AttentionForward {
     const T* k = static_cast<const T*>(args.key) + (b * s.Tk + keys.begin) * s.D;
     T* q_sizes = static_cast<T*>(args.query_size) + row(b, queries.begin);
     T* k_sizes = static_cast<T*>(args.key_size) + b * s.Tk + keys.begin;
-    for (int64_t i = 0; i < queries.size(); i++) q_size[i] = prepare_row<Score>(q + i * s.D, s.D, q_rows + i * padded);
+    for (int64_t i = 0; i < queries.size(); i++) {
+      q_size[i] = prepare_row<Score>(q + i * s.D, s.D, q_rows + i * padded);
+      if (has_pairs()) pairs.fold(q_rows + i * padded, folded_rows[thread] + i * padded);
+    }
     for (int64_t j = 0; j < keys.size(); j++) k_size[j] = prepare_row<Score>(k + j * s.D, s.D, k_rows + j * padded);
     if (pieces.key_part(piece) == 0)
       for (int64_t i = 0; i < queries.size(); i++) q_sizes[i] = q_size[i];
@@ -102,7 +112,14 @@ struct AttentionForward {
     }
     T* const phi = Score::weighted && s.Tq == 1 && args.phi ? static_cast<T*>(args.phi) + (b * s.Tk + keys.begin) * s.D
                                                             : nullptr;
-    score_block(b, queries, keys, q_rows, k_rows, q_size, k_size, phi);
+    score_block(thread, b, queries, keys, q_rows, k_rows, q_size, k_size, next_keys(piece), phi);
+  }
+
+  // The keys that a thread reads next, where they come from main memory; elsewhere asking costs more than it saves.
+  PYRNN_FN const T* next_keys(int64_t piece) const {
+    const bool far = s.B * s.Tk * s.D * int64_t(sizeof(T)) > far_bytes && pieces.query_parts == 1;
+    if (!far || piece + 1 >= pieces.count()) return nullptr;
+    return static_cast<const T*>(args.key) + (pieces.batch(piece + 1) * s.Tk + pieces.keys(piece + 1).begin) * s.D;
   }
 
   // The score of a pair from its sum, or in the form that holds everywhere where the sizes are beyond the limit.
@@ -116,11 +133,19 @@ struct AttentionForward {
 
   // The scores of prepared queries and keys of a sequence, in the other form where they are beyond the limit of theirs.
   // With `phi`, backward takes all keys, those that a mask leaves out with a gradient of zero.
-  void score_block(int64_t b, Range queries, Range keys, const T* q_rows, const T* k_rows, const T* q_size,
-                   const T* k_size, T* phi = nullptr) const {
+  void score_block(int thread, int64_t b, Range queries, Range keys, const T* q_rows, const T* k_rows, const T* q_size,
+                   const T* k_size, const T* ahead = nullptr, T* phi = nullptr) const {
     const int64_t* bounds = args.bounds + row(b, 0) * 2;
     const uint8_t* mask = args.mask ? args.mask + row(b, 0) * s.Tk : nullptr;
-    const ScoreBlock<Score, T> block{q_rows, k_rows, padded, padded, weight, padded, phi, s.D};
+    ScoreBlock<Score, T> block{q_rows, k_rows, padded, padded, weight, padded, phi, s.D};
+    if (has_pairs()) {
+      block.pairs = &pairs;
+      block.folded = folded_rows[thread];
+      block.query_size = q_size;
+      block.key_size = k_size;
+      block.ahead = ahead;
+      block.ahead_end = ahead ? ahead + pieces.most_keys() * s.D : nullptr;
+    }
     block.run(
         queries.size(), keys.size(),
         [&](int64_t first, int m, int64_t j, int n) {
@@ -228,7 +253,8 @@ struct AttentionForward {
       T* q_row = query_rows[thread];
       T* q_size = static_cast<T*>(args.query_size) + row(b, i);
       *q_size = prepare_row<Score>(static_cast<const T*>(args.query) + row(b, i) * s.D, s.D, q_row);
-      score_block(b, {i, i + 1}, keys, q_row, all_keys + (b * s.Tk + keys.begin) * padded, q_size,
+      if (has_pairs()) pairs.fold(q_row, folded_rows[thread]);
+      score_block(thread, b, {i, i + 1}, keys, q_row, all_keys + (b * s.Tk + keys.begin) * padded, q_size,
                   static_cast<const T*>(args.key_size) + b * s.Tk + keys.begin);
     }
     align(b, i, scratch[thread]);

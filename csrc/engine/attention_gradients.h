@@ -168,10 +168,10 @@ struct PairGradients {
           Vec<T> of_key{};
           PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
             const Vec<T> of_score = broadcast(ds[row(b, m) * s.Tk + j]), phi = kept ? x : Score::phi(q[m][v], key);
-            const Vec<T> slope = Score::slope(phi);
-            dq[m][v] += of_score * slope;
-            of_key += of_score * slope;
-            dw[m][v] += of_score * phi;
+            const Vec<T> of_phi = of_score * phi, of_sum = Score::slope(phi, of_phi);
+            dq[m][v] += of_sum;
+            of_key += of_sum;
+            dw[m][v] += of_phi;
           }
           store_tail(static_cast<T*>(g.dkey) + at + v * L, of_key * w[v], n);
         }
@@ -268,10 +268,11 @@ struct PairGradients {
           of_key += d * slope;
           p.dw_raw += broadcast(of_score) * phi;
         } else {
-          const Vec<T> phi = Score::phi(query[m], key), slope = Score::slope(phi), d = broadcast(of_score);
-          dq[m] += d * slope;
-          of_key += d * slope;
-          sum[m] += d * phi;
+          const Vec<T> phi = Score::phi(query[m], key), of_phi = broadcast(of_score) * phi;
+          const Vec<T> of_sum = Score::slope(phi, of_phi);  // two sums of it: adding is not multiplying twice
+          dq[m] += of_sum;
+          of_key += of_sum;
+          sum[m] += of_phi;
         }
       }
       store(p.dk + j * L, of_key);

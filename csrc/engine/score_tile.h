@@ -129,5 +129,71 @@ __attribute__((noinline)) void score_tile(const T* const* q, const T* const* k, 
   sum_lanes<T, MQ * N>(a, sums);
 }
 
+// What sums need whose features go two at a time: Σ w_d φ_d = W · Σ 1/x_d with x = W/w + (W/w · q)·k, W = max |w_d|,
+// and two of these share a reciprocal. For rows whose sizes leave the product of two in its range.
+template <class T>
+struct FeaturePairs {
+  T* inverse;  // whole vectors: W/w_d of the features in pairs, w_d/W of those left over
+  int64_t paired, padded;
+  T largest, limit;  // W, and the sum of the sizes of two rows at most
+
+  // w: whole vectors, zeros from D on.
+  template <class Score>
+  PYRNN_FN void prepare(const T* w, int64_t D, int64_t padded) {
+    constexpr int L = lanes<T>, exponents = sizeof(T) == sizeof(double) ? 1022 : 126;
+    this->padded = padded;
+    paired = Score::pairs ? D / (2 * L) * 2 * L : 0;
+    largest = 0;
+    limit = -1;
+    T smallest = T(__builtin_inf()), difference = 0;  // x - x is zero unless x is infinite or not a number
+    for (int64_t d = 0; d < D; d++) {
+      const T size = w[d] < 0 ? -w[d] : w[d];
+      largest = size > largest ? size : largest;
+      smallest = size < smallest ? size : smallest;
+      difference += size - size;
+    }
+    if (paired == 0 || difference != 0 || !(smallest > 0)) return;
+    for (int64_t d = 0; d < paired; d++) inverse[d] = largest / w[d];
+    for (int64_t d = paired; d < padded; d++) inverse[d] = w[d] / largest;
+    limit = T(0.34657359 * (exponents / 2 - 1 - __builtin_log2(double(largest) / double(smallest))));
+  }
+
+  // The row of a query that takes part in pairs, from one that is prepared.
+  PYRNN_FN void fold(const T* query, T* out) const {
+    constexpr int L = lanes<T>;
+    for (int64_t d = 0; d < padded; d += L)
+      store(out + d, d < paired ? load(query + d) * load(inverse + d) : load(query + d));
+  }
+};
+
+// score_tile's sums for folded queries, two vectors of features at a time, those left over one by one. `ahead`, where
+// there is one, is asked for meanwhile: 2·padded numbers.
+template <class Score, class T, int MQ>
+__attribute__((noinline)) void pair_tile(const FeaturePairs<T>& pairs, const T* const* q, const T* const* k,
+                                         const T* ahead, T* sums) {
+  constexpr int L = lanes<T>, N = tile_keys;
+  Vec<T> a[MQ * N] = {};
+  int64_t d = 0;
+  for (; d < pairs.paired; d += 2 * L) {
+    Vec<T> first[N], second[N];
+    PYRNN_UNROLL for (int n = 0; n < N; n++) {
+      first[n] = load_unaligned(k[n] + d);
+      second[n] = load_unaligned(k[n] + d + L);
+    }
+    if (ahead) PYRNN_UNROLL for (int i = 0; i < 4; i++) prefetch(ahead + 2 * d + i * L);
+    const Vec<T> c1 = load(pairs.inverse + d), c2 = load(pairs.inverse + d + L);
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
+      const Vec<T> q1 = load_unaligned(q[m] + d), q2 = load_unaligned(q[m] + d + L);
+      PYRNN_UNROLL for (int n = 0; n < N; n++)
+          a[m * N + n] = Score::add_pair(a[m * N + n], c1 + q1 * first[n], c2 + q2 * second[n]);
+    }
+  }
+  for (; d < pairs.padded; d += L)
+    PYRNN_UNROLL for (int m = 0; m < MQ; m++) PYRNN_UNROLL for (int n = 0; n < N; n++)
+        a[m * N + n] += load(pairs.inverse + d) * Score::phi(load_unaligned(q[m] + d), load_unaligned(k[n] + d));
+  sum_lanes<T, MQ * N>(a, sums);
+  PYRNN_UNROLL for (int i = 0; i < MQ * N; i++) sums[i] *= pairs.largest;
+}
+
 }  // namespace PYRNN_ISA_NAMESPACE
 }  // namespace pyrnn

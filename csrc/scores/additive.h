@@ -9,7 +9,7 @@ inline namespace PYRNN_ISA_NAMESPACE {
 
 struct AdditiveDirect {
   using Fallback = AdditiveDirect;
-  static constexpr bool weighted = true, product = false, unit_rows = false;
+  static constexpr bool weighted = true, product = false, unit_rows = false, pairs = false;
   static constexpr int offset = 0, factor = 1, slope_factor = 1;
   static constexpr double limit[] = {0, 0};
 
@@ -31,7 +31,7 @@ struct AdditiveDirect {
 // reciprocal. Beyond the limits e^2q · e^2k leaves the range of the reciprocal.
 struct Additive {
   using Fallback = AdditiveDirect;
-  static constexpr bool weighted = true, product = false, unit_rows = false;
+  static constexpr bool weighted = true, product = false, unit_rows = false, pairs = true;
   static constexpr int offset = 1, factor = -2, slope_factor = 4;
   static constexpr double limit[] = {43, 353};
 
@@ -44,8 +44,16 @@ struct Additive {
     return reciprocal(1 + q * k);
   }
   template <class V>
+  static PYRNN_FN V add_pair(V sum, V x, V y) {
+    return sum + (x + y) * reciprocal(x * y);
+  }
+  template <class V>
   static PYRNN_FN V slope(V phi) {
     return phi - phi * phi;
+  }
+  template <class V>
+  static PYRNN_FN V slope(V phi, V times_phi) {
+    return times_phi - times_phi * phi;
   }
 };
 

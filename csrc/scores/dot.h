@@ -10,7 +10,7 @@ inline namespace PYRNN_ISA_NAMESPACE {
 
 struct Dot {
   using Fallback = Dot;
-  static constexpr bool weighted = false, product = true, unit_rows = false;
+  static constexpr bool weighted = false, product = true, unit_rows = false, pairs = false;
   static constexpr int offset = 0, factor = 1;
   static constexpr double limit[] = {0, 0};
 

@@ -9,6 +9,7 @@
 //                that is a product has none: the engine takes matrix products for its gradients
 //   limit        |q_d| + |k_d| up to which the form holds in each type of number; zero: everywhere
 //   Fallback     the form for pairs beyond it
+//   pairs        w·φ is 1/x with x = 1/w + (q/w)·k; add_pair(sum, x, y) adds 1/x + 1/y, which one reciprocal gives
 //   unit_rows    queries and keys are divided by their lengths first
 //
 // As in a cell, V is a float, a double, a vector or a dual number, and nothing here knows of a row or a thread.
