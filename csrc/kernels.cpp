@@ -89,67 +89,70 @@ void point_backward(int64_t H, const void* params, const void* save, const void*
 
 // The engine's functions, bound to a cell. A layer is staged where its cell or an option asks for that, and so is the
 // backward of states.
-template <class Cell, class Args>
+template <class Cell, class P>
+constexpr bool is_fused = late_slots<Cell> == 0 && (!is_staged_cell<Cell> || !P::prepared);
+template <class Cell, class P, class Args>
 bool is_staged(const Args& args) {
-  return is_staged_cell<Cell> || args.weights.norm_ih || args.weights.weight_hr || args.weights.heads > 1 ||
+  return !is_fused<Cell, P> || args.weights.norm_ih || args.weights.weight_hr || args.weights.heads > 1 ||
          args.variation.varied || drops_afresh(args.regularization);
 }
-template <class Cell>
+template <class Cell, class P>
 bool is_staged_backward(const BackwardArgs& args) {
   for (const View& view : args.dstates)
     if (view.data) return true;
-  return is_staged<Cell>(args);
+  return is_staged<Cell, P>(args);
 }
 
 template <class Cell, class T, class P>
 CellKernels cell_kernels() {
   using S = ShapeOf<Cell>;
   using B = typename P::Backward;
-  constexpr bool fused = !is_staged_cell<Cell>, plain = !P::prepared;
+  constexpr bool fused = is_fused<Cell, P>, unpacked = !P::prepared && !is_ordered<Cell>;
   CellKernels k{};
   k.forward_memory = [](const ForwardArgs& args, int threads, bool save) {
-    if constexpr (fused && plain)
-      if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args))
+    if constexpr (fused && unpacked)
+      if (!is_staged<Cell, P>(args) && is_unpacked(cell_functions<Cell, T>, args))
         return unpacked_memory(cell_functions<Cell, T>, args, threads, save);
     if constexpr (fused)
-      if (!is_staged<Cell>(args)) return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
+      if (!is_staged<Cell, P>(args)) return forward_memory<S, T, P>(cell_functions<Cell, T>, args, threads, save);
     return staged_forward_memory<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation),
                                     args, threads, save);
   };
   k.forward_cycles = [](const ForwardArgs& args, int threads) {
-    if constexpr (fused && plain)
-      if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args)) return 0.0;
+    if constexpr (fused && unpacked)
+      if (!is_staged<Cell, P>(args) && is_unpacked(cell_functions<Cell, T>, args)) return 0.0;
     if constexpr (fused)
-      if (!is_staged<Cell>(args)) return forward_cycles<T, P>(cell_functions<Cell, T>, args, threads);
+      if (!is_staged<Cell, P>(args)) return forward_cycles<T, P>(cell_functions<Cell, T>, args, threads);
     return staged_forward_cycles<T>(functions_of<Cell, T>(args.variation), args, threads);
   };
   k.forward = [](const ForwardArgs& args, int threads) {
-    if constexpr (fused && plain)
-      if (!is_staged<Cell>(args) && is_unpacked(cell_functions<Cell, T>, args))
+    if constexpr (fused && unpacked)
+      if (!is_staged<Cell, P>(args) && is_unpacked(cell_functions<Cell, T>, args))
         return unpacked_forward(cell_functions<Cell, T>, args, threads);
     if constexpr (fused)
-      if (!is_staged<Cell>(args)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
+      if (!is_staged<Cell, P>(args)) return forward<S, T, P>(cell_functions<Cell, T>, args, threads);
     staged_forward<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation), args, threads);
   };
   k.backward_chunk = [](const ForwardArgs& args) {
-    return is_staged<Cell>(args) ? staged_chunk_entries(args.schedule) : chunk_entries(args.sizes, args.schedule);
+    if (is_staged<Cell, P>(args)) return staged_chunk_entries(args.schedule);
+    return chunk_entries<T, B>(cell_functions<Cell, T>, args.sizes, args.schedule);
   };
   k.backward_workspace = [](const BackwardArgs& args, int threads) {
-    if (!is_staged_backward<Cell>(args)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
+    if (!is_staged_backward<Cell, P>(args)) return backward_workspace<T, B>(cell_functions<Cell, T>, args, threads);
     return staged_backward_workspace<T>(functions_of<Cell, T>(args.variation),
                                         read_functions_of<Cell, T>(args.variation), args, threads);
   };
   k.backward_cycles = [](const BackwardArgs& args, int threads) {
-    return is_staged_backward<Cell>(args)
+    return is_staged_backward<Cell, P>(args)
                ? staged_backward_cycles<T>(functions_of<Cell, T>(args.variation), args, threads)
                : backward_cycles<T, B>(cell_functions<Cell, T>, args, threads);
   };
   k.backward = [](const BackwardArgs& args, int threads) {
-    if (!is_staged_backward<Cell>(args)) return backward<T, B>(cell_functions<Cell, T>, args, threads);
+    if (!is_staged_backward<Cell, P>(args)) return backward<T, B>(cell_functions<Cell, T>, args, threads);
     staged_backward<T>(functions_of<Cell, T>(args.variation), read_functions_of<Cell, T>(args.variation), args,
                        threads);
   };
-  if constexpr (fused) {
+  if constexpr (!is_staged_cell<Cell>) {
     k.stream_pack_bytes = [](int64_t I, int64_t H) { return stream_pack_bytes<T, P>(cell_functions<Cell, T>, I, H); };
     k.stream_state_bytes = [](int64_t B, int64_t H) { return stream_state_bytes<T>(cell_functions<Cell, T>, B, H); };
     k.stream_scratch_bytes = stream_scratch_bytes<T, P>;

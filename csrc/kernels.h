@@ -62,6 +62,7 @@ struct Schedule {
   int64_t idles, max_rows;
   int64_t whole;          // entries before a segment was cut out, else the same: the order of sums follows from them
   int32_t resets;         // some source is a reset: the gradient of the state stops there
+  int64_t half;           // the first sequence of the second half of the entries, before a segment was cut out
 };
 
 // The largest cell that the tables below have room for.

@@ -98,15 +98,15 @@ BUGS = (
     Bug("a bias dropped", "csrc/engine/pack.h", "add(bias_hh, cell.from_h,", "add(nullptr, cell.from_h,"),
     Bug(
         "rows of the weights reversed in the backward",
-        "csrc/engine/sequence_backward.h",
+        "csrc/engine/backward_layout.h",
         "return slot + row * blocks.units;",
         "return slot + (H - 1 - row) * blocks.units;",
     ),
     Bug(
         "weight gradient from the new h",
         "csrc/engine/sequence_backward.h",
-        "state_row(schedule.source[first + e])",
-        "state_row(schedule.target[first + e])",
+        "const T* h = state_row(schedule.source[e])",
+        "const T* h = state_row(schedule.target[e])",
         quick=True,
     ),
     Bug(
@@ -142,8 +142,8 @@ BUGS = (
     Bug(
         "dropout of h not in the gradient of R",
         "csrc/engine/sequence_backward.h",
-        "            if (!factors) return h;",
-        "            return h;",
+        "      if (!factors) return h;",
+        "      return h;",
         tests=STAGES,
     ),
     Bug(

@@ -80,6 +80,13 @@ void pack_params(const T* params, int count, const Blocks& blocks, Range mine, i
       pack[i * padded + u] = u < blocks.units ? params[i * blocks.units + u] : T(0);
 }
 
+// Weights of h of an ordered cell, or their gradients, from a unit `read` to a unit `reader`, by the numbers that order
+// them: zero where the cell does not read.
+template <class V>
+PYRNN_FN V if_read(V weight, V read, V reader) {
+  return (V)((decltype(read >= reader))weight & (read >= reader));
+}
+
 // The rows of numbers that element k is made of: rows k, or 2k and 2k + 1, the second null where there is none.
 template <class T>
 struct RowPair {

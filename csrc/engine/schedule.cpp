@@ -43,6 +43,7 @@ ScheduleStorage::ScheduleStorage(int64_t T, int64_t B, const ScheduleOptions& op
   state_rows_ = arena + (options.save ? int64_t(batch_.size()) : 2 * B);
 
   std::exclusive_scan(steps.begin(), steps.end(), before_.begin(), int64_t(0));
+  while (half_ < B && before_[half_] * 2 < int64_t(batch_.size())) half_++;
 }
 
 Schedule ScheduleStorage::view() const {
@@ -60,7 +61,8 @@ Schedule ScheduleStorage::view() const {
           int64_t(idle_.size()),
           max_rows_,
           int64_t(batch_.size()),
-          resets_};
+          resets_,
+          half_};
 }
 
 }  // namespace pyrnn

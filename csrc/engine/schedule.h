@@ -22,7 +22,7 @@ class ScheduleStorage {
   Schedule view() const;
 
  private:
-  int64_t state_rows_, max_rows_ = 0;
+  int64_t state_rows_, max_rows_ = 0, half_ = 0;
   bool resets_ = false;
   std::vector<int64_t> offset_, idle_, before_;
   std::vector<int32_t> time_, batch_, source_, target_, last_;

@@ -5,144 +5,35 @@
 // Every sum has one order, whatever the number of threads: a thread owns outputs, never a part of a sum.
 #pragma once
 
-#include "gradient_tile.h"
-#include "sequence_forward.h"
+#include "backward_layout.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-constexpr int widest_panel = 4;
-constexpr int gradient_rows = tile_rows(widest_panel);
-// Slots of a panel that are summed in one pass: as many as leave room in L2 for the rows.
-constexpr int64_t panel_bytes = 384 << 10;
+// Products in pieces, so many for each thread that one whose core is slower leaves some to the others; but a piece has
+// so many rows of a tile, or units, that tiles are whole.
+constexpr int64_t pieces_each = 8, least_rows = 4 * gradient_rows, least_units = 16;
 
 template <class T, class P>
-struct Backward {
-  using Number = typename P::Number;
-  using Factor = typename P::Factor;
-  const CellFunctions<T>& cell;
-  const BackwardArgs& args;
-  int64_t I, H, padded, capacity;
-  Blocks units, inputs;
-  Grid grid;
-  int threads;
-
-  Number *h_packs, *x_packs;  // weight_hh, weight_ih as panels [block][slot, unit][vectors of the block], in copies
-  Number *x_panels, *h_panels;  // the chunk's x and previous h: [block][entry][vectors of the block]
-  T *ds, *ds_initial;  // (states, B, padded): gradient of the current state; of the initial one, from resets
-  T* bias;  // (slots + params, padded): sums over all entries
-  T* params;  // (params, padded)
-  SlotGradients<T> dg;
-  RowGradients<T, P> dg_rows;  // dG as the sweep and dx read it
-  PerThread<Factor> dg_columns{};  // (capacity, column_block): one column block as the weights' gradients read it
-  Barrier* barriers;
-  PerThread<int32_t> entries;  // (max_rows)
-  PerThread<int64_t> local;  // (capacity): entries, counted from the chunk's first
-  PerThread<T*> rows;  // (capacity): the rows that a product writes
-  T* factors{};  // (B, padded): the forward's dropout of h
-  PerThread<T> dropped{};  // (max_rows, padded): h as the product read it, or its gradient
-  PerThread<T> shares{};  // (2, states, padded): zoneout, and the gradient that goes past the cell
-
-  Backward(const CellFunctions<T>& cell, const BackwardArgs& args, int threads)
-      : cell(cell), args(args), I(args.sizes.I), H(args.sizes.H), padded(padded_units<T>(H)),
-        capacity(chunk_entries(args.sizes, args.schedule)), units(H, lanes<T>, widest_panel),
-        inputs(I, lanes<T>, widest_panel), threads(threads) {}
-
-  size_t carve(void* base) {
-    Carver memory{static_cast<char*>(base)};
-    // First, because another segment finds these where they are, with however many threads.
-    ds = memory.take<T>(cell.states * args.sizes.B * padded);
-    ds_initial = memory.take<T>(cell.states * args.sizes.B * padded);
-    bias = memory.take<T>(sums() * padded);
-    h_packs = memory.take<Number>(h_pack_size() * pack_copies(h_pack_size() * sizeof(Number), threads));
-    x_packs = memory.take<Number>(x_pack_size() * pack_copies(x_pack_size() * sizeof(Number), threads));
-    x_panels = memory.take<Number>(P::length(capacity) * inputs.vectors * lanes<T>);
-    h_panels = memory.take<Number>(P::length(capacity) * units.vectors * lanes<T>);
-    params = memory.take<T>(cell.params * padded);
-    dg.column_blocks = ceil_div(H, column_block<T>);
-    dg.pitch = plane_pitch(capacity);
-    dg.data = memory.take<T>(int64_t(dg.size(sums())));
-    dg_rows = {reinterpret_cast<Factor*>(dg.data), dg.column_blocks, dg.pitch};
-    if (P::prepared) {
-      dg_rows.data = memory.take<Factor>(int64_t(dg_rows.size(cell.slots)));
-      dg_columns = memory.take_per_thread<Factor>(threads, P::length(capacity) * column_block<T>);
-    }
-    barriers = memory.take<Barrier>(threads + 1);
-    entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
-    local = memory.take_per_thread<int64_t>(threads, capacity);
-    rows = memory.take_per_thread<T*>(threads, capacity);
-    if (has_dropout(args.regularization)) {
-      factors = memory.take<T>(args.sizes.B * padded);
-      dropped = memory.take_per_thread<T>(threads, larger(2, args.schedule.max_rows) * padded);
-    }
-    if (has_zoneout(args.regularization)) shares = memory.take_per_thread<T>(threads, 2 * cell.states * padded);
-    return memory.used;
-  }
-
-  // Planes of dG: the slots', and behind them those of the per-unit parameters.
-  PYRNN_FN int sums() const { return cell.slots + cell.params; }
-  PYRNN_FN int64_t h_pack_size() const { return cell.from_h_count * P::length(H) * units.vectors * lanes<T>; }
-  PYRNN_FN int64_t x_pack_size() const { return cell.from_x_count * P::length(H) * inputs.vectors * lanes<T>; }
-  PYRNN_FN Number* h_weights(int thread) const {
-    return h_packs + (pack_copies(h_pack_size() * sizeof(Number), grid.row_groups) == 1
-                          ? 0
-                          : thread / grid.unit_groups * h_pack_size());
-  }
-  PYRNN_FN Number* x_weights(int thread) const {
-    return x_packs + (pack_copies(x_pack_size() * sizeof(Number), threads) == 1 ? 0 : thread * x_pack_size());
-  }
-
-  PYRNN_FN T* ds_row(int state, int64_t b) const { return ds + (state * args.sizes.B + b) * padded; }
-  PYRNN_FN const T* state_row(int64_t row) const {
-    return static_cast<const T*>(args.states) + row * cell.states * padded;
-  }
-
-  // Elements `mine` of the slots' rows of a weight, H rows each.
-  void pack_weights(const T* weight, Range mine, int64_t elements, const Blocks& blocks, Number* pack) const {
-    pack_rows<P, T>(mine, elements, blocks, pack, [&](int64_t k) {
-      const T* slot = weight + k / P::length(H) * H * blocks.units;
-      return row_pair<P, T>([&](int64_t row) { return slot + row * blocks.units; }, k % P::length(H), H);
-    });
-  }
-
-  void prepare(int thread) const {
-    const int64_t B = args.sizes.B;
-    const int64_t h_rows = cell.from_h_count * P::length(H), x_rows = cell.from_x_count * P::length(H);
-    if (thread < grid.threads())
-      pack_weights(static_cast<const T*>(args.weights.weight_hh),
-                   pack_copies(h_pack_size() * sizeof(Number), grid.row_groups) == 1
-                       ? part(h_rows, thread, grid.threads())
-                       : part(h_rows, thread % grid.unit_groups, grid.unit_groups),
-                   h_rows, units, h_weights(thread));
-    if (args.dx.data)
-      pack_weights(
-          static_cast<const T*>(args.weights.weight_ih),
-          pack_copies(x_pack_size() * sizeof(Number), threads) == 1 ? part(x_rows, thread, threads) : Range{0, x_rows},
-          x_rows, inputs, x_weights(thread));
-    const Range mine = part(B, thread, threads);
-    for (int s = 0; !args.resumed && s < cell.states; s++)
-      for (int64_t b = mine.begin; b < mine.end; b++) {
-        copy_row<T>(args.dstate[s].data ? element<T>(args.dstate[s], 0, b) : nullptr, H, ds_row(s, b), padded);
-        copy_row<T>(nullptr, 0, ds_initial + (s * B + b) * padded, padded);
-      }
-    if (has_dropout(args.regularization))
-      for (int64_t b = mine.begin; b < mine.end; b++)
-        dropout_factors(args.regularization, 0, b, padded, factors + b * padded);
-    const Range bias_part = part(sums() * padded, thread, threads);
-    for (int64_t i = bias_part.begin; !args.resumed && i < bias_part.end; i++) bias[i] = 0;
-    pack_params(static_cast<const T*>(args.weights.params), cell.params, units, part(units.count, thread, threads),
-                padded, params);
-    if (args.dx.data && !args.dx_accumulate && !args.resumed)
-      clear_idle<T>(args.schedule, args.dx, B, I, part(args.schedule.idles, thread, threads));
-  }
+struct Backward : BackwardLayout<T, P> {
+  using Layout = BackwardLayout<T, P>;
+  using Layout::args, Layout::barriers, Layout::bias, Layout::capacity, Layout::cell, Layout::dg, Layout::dg_columns,
+      Layout::dg_rows, Layout::dropped, Layout::ds, Layout::ds_initial, Layout::each, Layout::entries, Layout::factors,
+      Layout::grid, Layout::H, Layout::h_panels, Layout::I, Layout::inputs, Layout::local, Layout::more_hh,
+      Layout::more_ih, Layout::padded, Layout::params, Layout::prepare, Layout::queues, Layout::room, Layout::rows,
+      Layout::shards, Layout::shares, Layout::teams, Layout::threads, Layout::units, Layout::x_panels;
+  using Layout::ds_row, Layout::group_barrier, Layout::h_weights, Layout::sequences_of_shard, Layout::shards_of,
+      Layout::state_row, Layout::sums, Layout::team_barrier, Layout::x_weights;
+  using Layout::Layout;
+  using typename Layout::Number, typename Layout::Factor, typename Layout::Stage;
 
   // The cell's derivative at step i: dy and the state's gradient become dG and the gradient of the previous state.
-  void pointwise(int thread, const int32_t* list, int64_t count, Range mine, int64_t first) const {
+  void pointwise(int thread, const int32_t* list, int64_t count, Range mine, const Chunk& chunk) const {
     constexpr int L = lanes<T>;
     const Schedule& schedule = args.schedule;
     const Units<T> row_units{H, padded, params};
     for (int64_t n = 0; n < count; n++) {
-      const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e];
+      const int64_t e = list[n], t = schedule.time[e], b = schedule.batch[e], place = chunk.place[e - chunk.first];
       const T* dy = args.dy.data ? element<T>(args.dy, t, b) : nullptr;
       const bool zoned = has_zoneout(args.regularization);
       T *share = zoned ? shares[thread] : nullptr, *past = share + cell.states * padded;
@@ -151,22 +42,22 @@ struct Backward {
         zoneout_shares(args.regularization, cell.states, t, b, zone, padded, share);
         dy = zoneout_backward(cell.states, share, dy, ds_row(0, b), args.sizes.B * padded, zone, H, padded, past);
       }
-      cell.backward(row_units,
-                    {static_cast<const T*>(args.gates) + e * cell.saved * padded, state_row(schedule.source[e]), dy,
-                     ds_row(0, b), dg.at(0, 0, e - first), args.sizes.B * padded, dg.block(1, 0) - dg.block(0, 0),
-                     dg.block(0, 1) - dg.block(0, 0)},
-                    mine);
+      cell.backward(
+          row_units,
+          {static_cast<const T*>(args.gates) + e * cell.saved * padded, state_row(schedule.source[e]), dy, ds_row(0, b),
+           dg.at(0, 0, place), args.sizes.B * padded, dg.block(1, 0) - dg.block(0, 0), dg.block(0, 1) - dg.block(0, 0)},
+          mine);
       if (zoned)
         for (int s = 0; s < cell.states; s++)
           for (int64_t u = mine.begin * L; u < mine.end * L; u++) ds_row(s, b)[u] += past[s * padded + u];
       if constexpr (P::prepared)
         for (int i = 0; i < cell.slots; i++)
           for (int64_t unit = mine.begin * L; unit < mine.end * L; unit += L)
-            P::store_half(dg_rows.at(i, unit, e - first), load(dg.at(i, unit, e - first)));
+            P::store_half(dg_rows.at(i, unit, place), load(dg.at(i, unit, place)));
     }
   }
 
-  // out[n] (+)= dG · weights for the entries `local`, over the blocks `mine`.
+  // out[n] (+)= dG · weights for the entries at the places `local`, over the blocks `mine`.
   PYRNN_FN void gradient_rows_product(const int* slot, int slot_count, const int64_t* local, T* const* out,
                                       int64_t count, const Blocks& blocks, Range mine, const Number* weights,
                                       bool add) const {
@@ -208,15 +99,14 @@ struct Backward {
     }
   }
 
-  // Steps [begin, end), backwards, for this thread's rows and units. A block of units that two threads share is cut
+  // The chunk's steps, backwards, for this thread's rows and units. A block of units that two threads share is cut
   // between sequences, so that a number of ds has the same thread at every step.
-  void sweep(int thread, int64_t begin, int64_t end) const {
+  void sweep(int thread, const Chunk& chunk) const {
     const Schedule& schedule = args.schedule;
-    const int64_t first = schedule.offset[begin];
-    const int group = thread / grid.unit_groups;
-    const Range sequences = sequences_of_group(schedule, args.sizes.B, grid, group);
-    const StepPart share = part_of_step(units, sequences.size(), gradient_rows, thread % grid.unit_groups,
-                                        grid.unit_groups);
+    const int group = thread % each / grid.unit_groups, unit_part = thread % each % grid.unit_groups;
+    const Range all = teams == 1 ? Range{0, args.sizes.B} : sequences_of_shard(thread / each);
+    const Range sequences = sequences_of_group(schedule, args.sizes.B, all, grid, group);
+    const StepPart share = part_of_step(units, sequences.size(), gradient_rows, unit_part, grid.unit_groups);
     int32_t* list = entries[thread];
     int64_t* mine = local[thread];
     T** out = rows[thread];
@@ -228,15 +118,15 @@ struct Backward {
       });
     };
     Patience patience;
-    for (int64_t i = end - 1; i >= begin; i--) {
+    for (int64_t i = chunk.end - 1; i >= chunk.begin; i--) {
       const int64_t rows = schedule.offset[i + 1] - schedule.offset[i];
-      if (patience.ends((1 + rows * units.vectors / grid.threads()) * cell.slots * H)) return;
-      for_each(i, [&](int64_t count, Range, Range vectors) { pointwise(thread, list, count, vectors, first); });
+      if (patience.ends((1 + rows * units.vectors / (teams * grid.threads())) * cell.slots * H)) return;
+      for_each(i, [&](int64_t count, Range, Range vectors) { pointwise(thread, list, count, vectors, chunk); });
       if (i > 0) for_each(i - 1, [&](int64_t count, Range, Range vectors) { fetch(list, count, vectors); });
-      barriers[1 + group].wait(grid.unit_groups);
+      group_barrier(thread).wait(grid.unit_groups);
       for_each(i, [&](int64_t count, Range blocks, Range vectors) {
         for (int64_t n = 0; n < count; n++) {
-          mine[n] = list[n] - first;
+          mine[n] = chunk.place[list[n] - chunk.first];
           out[n] = factors ? dropped[thread] + n * padded : ds_row(0, schedule.batch[list[n]]);
         }
         gradient_rows_product(cell.from_h, cell.from_h_count, mine, out, count, padded_blocks(), blocks,
@@ -260,9 +150,10 @@ struct Backward {
     return blocks;
   }
 
-  // dG of `size` units of one column block and all entries, element by element `column_block` apart.
-  PYRNN_FN const Factor* columns(int thread, int slot, int64_t unit, int64_t size, int64_t count) const {
-    const T* from = dg.at(slot, unit, 0);
+  // dG of `size` units of one column block and some entries, element by element `column_block` apart.
+  PYRNN_FN const Factor* columns(int thread, int slot, int64_t unit, int64_t size, Range places) const {
+    const T* from = dg.at(slot, unit, places.begin);
+    [[maybe_unused]] const int64_t count = places.size();
     if constexpr (!P::prepared) {
       return from;
     } else {
@@ -277,103 +168,151 @@ struct Backward {
     }
   }
 
-  // dweight rows [mine) of the slots' blocks of H: += dGᵀ · panels, for the entries of a chunk.
-  PYRNN_FN void weight_product(const int* slots, int thread, Range mine, int64_t count, const Blocks& blocks,
-                               const Number* panels, T* dweight, bool add) const {
-    constexpr int L = lanes<T>, C = column_block<T>;
-    for (int64_t row = mine.begin; row < mine.end;) {
-      const int64_t unit = row % H;
-      const int slot = slots[row / H];
-      const int64_t size = smaller(mine.end - row, smaller(H - unit, C - unit % C));
-      if (stopped()) return;
-      const Factor* column = columns(thread, slot, unit, size, count);
-      for (int64_t block = 0; block < blocks.count; block++) {
-        const Range v = blocks[block];
-        const Number* panel = panels + panel_offset<T>(blocks, block, P::length(capacity), 1);
-        with_constant<widest_panel>(int(v.size()), [&](auto width) {
-          run_tiles(size, gradient_rows, [&](int64_t first, int n) {
-            with_constant<gradient_rows>(n, [&](auto n) {
-              weight_tile<T, P, decltype(width)::value, decltype(n)::value>(
-                  column + first, P::length(count), panel, dweight + (row + first) * blocks.units + v.begin * L,
-                  blocks.units, blocks.units - v.begin * L, add);
-            });
-          });
+  // The gradient of a weight, (+)= dGᵀ · panels for a shard's entries of a chunk, in pieces: some units of a slot, and
+  // a block of inputs, or all of these where a column of dG has to be prepared.
+  void weight_product(const Queue& queue, int thread, Range places, const int* slots, int slot_count,
+                      const Blocks& blocks, const Number* panels, T* dweight, bool add, bool ordered) const {
+    const int64_t wide = P::prepared ? blocks.count : 1, across = blocks.count / wide;
+    int64_t size = column_block<T>;
+    while (size > least_units && slot_count * ceil_div(H, size) * across < wanted_pieces()) size /= 2;
+    const int64_t down = ceil_div(H, size);
+    queue.run(thread % each, slot_count * down * across, [&](int64_t piece) {
+      const int64_t slot = piece / across / down, unit = piece / across % down * size;
+      const int64_t height = smaller(size, H - unit), first = piece % across * wide;
+      const Factor* column = columns(thread, slots[slot], unit, height, places);
+      for (int64_t block = first; block < first + wide; block++)
+        weight_piece(column, height, places, blocks, block, panels, dweight + (slot * H + unit) * blocks.units, add);
+      if (ordered) order_rows(unit, height, blocks[first], dweight);
+    });
+  }
+  PYRNN_FN int64_t wanted_pieces() const { return each == 1 ? 1 : pieces_each * each; }
+
+  PYRNN_FN void weight_piece(const Factor* column, int64_t height, Range places, const Blocks& blocks, int64_t block,
+                             const Number* panels, T* out, bool add) const {
+    const Range v = blocks[block];
+    const int64_t unit = v.begin * lanes<T>;
+    const Number* panel = panels + panel_offset<T>(blocks, block, P::length(room), 1) +
+                          P::length(places.begin) * v.size() * lanes<T>;
+    with_constant<widest_panel>(int(v.size()), [&](auto width) {
+      run_tiles(height, gradient_rows, [&](int64_t first, int n) {
+        with_constant<gradient_rows>(n, [&](auto n) {
+          weight_tile<T, P, decltype(width)::value, decltype(n)::value>(column + first, P::length(places.size()), panel,
+                                                                        out + first * blocks.units + unit, blocks.units,
+                                                                        blocks.units - unit, add);
         });
-      }
-      row += size;
-    }
+      });
+    });
   }
 
-  void bias_sums(Range vectors, int64_t count) const {
+  // Of an ordered cell, some rows and vectors of the gradient of weight_hh: zeros where a weight does not count.
+  void order_rows(int64_t unit, int64_t height, Range vectors, T* dweight) const {
+    const T* order = static_cast<const T*>(args.weights.params);
+    for (int64_t u = unit; u < unit + height; u++)
+      for (int64_t k = vectors.begin * lanes<T>; k < smaller(H, vectors.end * lanes<T>); k += lanes<T>) {
+        T* row = dweight + u * H + k;
+        store_tail(row, if_read(load_tail(row, H - k), load_tail(order + k, H - k), broadcast(order[u])), H - k);
+      }
+  }
+
+  void bias_sums(T* bias, Range vectors, Range places) const {
     constexpr int L = lanes<T>;
     for (int s = 0; s < sums(); s++)
       for (int64_t unit = vectors.begin * L; unit < vectors.end * L; unit += L) {
         Vec<T> sum = load(bias + s * padded + unit);
-        const T* column = dg.at(s, unit, 0);
-        for (int64_t e = 0; e < count; e++) sum += load(column + e * column_block<T>);
+        const T* column = dg.at(s, unit, places.begin);
+        for (int64_t e = 0; e < places.size(); e++) sum += load(column + e * column_block<T>);
         store(bias + s * padded + unit, sum);
       }
   }
 
-  void products(int thread, int64_t begin, int64_t end, bool first_chunk) const {
-    const Schedule& schedule = args.schedule;
-    const int64_t first = schedule.offset[begin], count = schedule.offset[end] - first;
-    if (args.dx.data) {
-      const Range mine = part(count, thread, threads);
+  void products(int thread, int shard, const Chunk& chunk, bool first_chunk) const {
+    const Range places = chunk.places[shard];
+    bias_sums(bias + shard * sums() * padded, part(units.vectors, thread % each, each), places);
+    weight_product(queues[shard][Layout::weights_of_x], thread, places, cell.from_x, cell.from_x_count, inputs,
+                   x_panels, shard ? more_ih : static_cast<T*>(args.dweight_ih), !first_chunk, false);
+    weight_product(queues[shard][Layout::weights_of_h], thread, places, cell.from_h, cell.from_h_count, units, h_panels,
+                   shard ? more_hh : static_cast<T*>(args.dweight_hh), !first_chunk, cell.ordered);
+    if (!args.dx.data) return;
+    const int64_t most = larger(1, places.size() / least_rows);
+    const int64_t parts = smaller(most, round_up(ceil_div(wanted_pieces(), inputs.count), each));
+    queues[shard][Layout::inputs_of_chunk].run(thread % each, parts * inputs.count, [&](int64_t piece) {
+      const Range mine = part(places.size(), piece / inputs.count, parts);
+      const int64_t block = piece % inputs.count;
       int64_t* list = local[thread];
       T** out = rows[thread];
-      for (int64_t n = mine.begin; n < mine.end; n++) {
-        list[n - mine.begin] = n;
-        out[n - mine.begin] = element<T>(args.dx, schedule.time[first + n], schedule.batch[first + n]);
+      for (int64_t n = 0; n < mine.size(); n++) {
+        list[n] = places.begin + mine.begin + n;
+        const int64_t e = chunk.first + chunk.entry[list[n]];
+        out[n] = element<T>(args.dx, args.schedule.time[e], args.schedule.batch[e]);
       }
-      gradient_rows_product(cell.from_x, cell.from_x_count, list, out, mine.size(), inputs, {0, inputs.count},
+      gradient_rows_product(cell.from_x, cell.from_x_count, list, out, mine.size(), inputs, {block, block + 1},
                             x_weights(thread), args.dx_accumulate != 0);
-    }
-    weight_product(cell.from_x, thread, part(cell.from_x_count * H, thread, threads), count, inputs, x_panels,
-                   static_cast<T*>(args.dweight_ih), !first_chunk);
-    weight_product(cell.from_h, thread, part(cell.from_h_count * H, thread, threads), count, units, h_panels,
-                   static_cast<T*>(args.dweight_hh), !first_chunk);
-    bias_sums(part(units.vectors, thread, threads), count);
+    });
   }
 
-  // The chunk's x and previous h as panels, this thread's share of the entries.
-  void gather(int thread, int64_t begin, int64_t end) const {
+  // x and the previous h of a shard's entries as panels.
+  void gather(int thread, int shard, const Chunk& chunk) const {
     const Schedule& schedule = args.schedule;
-    const int64_t first = schedule.offset[begin];
-    const int64_t count = schedule.offset[end] - first, elements = P::length(capacity);
-    const Range mine = part(P::length(count), thread, threads);
-    pack_rows<P, T>(mine, elements, inputs, x_panels, [&](int64_t k) {
-      return row_pair<P, T>(
-          [&](int64_t e) { return element<T>(args.x, schedule.time[first + e], schedule.batch[first + e]); }, k, count);
+    const auto entry = [&](int64_t place) { return chunk.first + chunk.entry[place]; };
+    const auto pack = [&](Stage stage, const Blocks& blocks, Number* panels, const auto& row) {
+      const Range places = chunk.places[shard], all{P::length(places.begin), P::length(places.end)};
+      const int64_t parts = ceil_div(all.size(), least_rows);
+      queues[shard][stage].run(thread % each, parts, [&](int64_t piece) {
+        const int64_t k = all.begin + piece * least_rows;
+        pack_rows<P, T>({k, smaller(all.end, k + least_rows)}, P::length(room), blocks, panels,
+                        [&](int64_t k) { return row_pair<P, T>(row, k, places.end); });
+      });
+    };
+    pack(Layout::gather_x, inputs, x_panels, [&](int64_t place) {
+      const int64_t e = entry(place);
+      return element<T>(args.x, schedule.time[e], schedule.batch[e]);
     });
-    pack_rows<P, T>(mine, elements, padded_blocks(), h_panels, [&](int64_t k) {
-      return row_pair<P, T>(
-          [&](int64_t e) {
-            const T* h = state_row(schedule.source[first + e]);
-            if (!factors) return h;
-            const T* factor = factors + schedule.batch[first + e] * padded;
-            return static_cast<const T*>(multiplied(h, factor, padded, dropped[thread] + e % 2 * padded));
-          },
-          k, count);
+    if (!cell.from_h_count) return;
+    pack(Layout::gather_h, padded_blocks(), h_panels, [&](int64_t place) {
+      const int64_t e = entry(place);
+      const T* h = state_row(schedule.source[e]);
+      if (!factors) return h;
+      const T* factor = factors + schedule.batch[e] * padded;
+      return static_cast<const T*>(multiplied(h, factor, padded, dropped[thread] + place % 2 * padded));
     });
+  }
+
+  // For this team, which is not in the stages first .. last - 1 of its shards.
+  void reset(int thread, int first, int last) const {
+    const Range mine = shards_of(thread);
+    for (int64_t shard = mine.begin; thread % each == 0 && shard < mine.end; shard++)
+      for (int stage = first; stage < last; stage++) queues[shard][stage].reset();
   }
 
   void work(int thread) const {
     const Schedule& schedule = args.schedule;
+    const Range mine = shards_of(thread);
     prepare(thread);
-    if (factors) barriers[0].wait(threads);
+    reset(thread, 0, Layout::stages);
+    barriers[0].wait(threads);
     for (int64_t end = schedule.steps; end > 0;) {
       int64_t begin = end - 1;
       while (begin > 0 && schedule.offset[end] - schedule.offset[begin - 1] <= capacity) begin--;
-      gather(thread, begin, end);
-      barriers[0].wait(threads);  // the last chunk's products are done with dG; the packs are complete
-      if (thread < grid.threads()) sweep(thread, begin, end);
-      barriers[0].wait(threads);
-      products(thread, begin, end, end == schedule.steps && !args.resumed);
-      barriers[0].wait(threads);
+      const Chunk chunk = this->chunk(thread, begin, end);
+      if (thread % each < grid.threads()) sweep(thread, chunk);
+      for (int64_t shard = mine.begin; shard < mine.end; shard++) gather(thread, int(shard), chunk);
+      team_barrier(thread).wait(each);
+      reset(thread, Layout::gather_x, Layout::weights_of_x);
+      for (int64_t shard = mine.begin; shard < mine.end; shard++)
+        products(thread, int(shard), chunk, end == schedule.steps && !args.resumed);
+      team_barrier(thread).wait(each);
+      reset(thread, Layout::weights_of_x, Layout::stages);
       if (stopped()) return;
       end = begin;
     }
+    if (shards == 1 || args.unfinished) return;
+    barriers[0].wait(threads);
+    const auto join = [&](const T* more, int64_t size, void* out) {
+      const Range mine = part(size, thread, threads);
+      for (int64_t i = mine.begin; i < mine.end; i++) static_cast<T*>(out)[i] += more[i];
+    };
+    join(more_ih, cell.from_x_count * H * I, args.dweight_ih);
+    join(more_hh, cell.from_h_count * H * H, args.dweight_hh);
   }
 
   void finish() const {
@@ -384,6 +323,7 @@ struct Backward {
         T* out = element<T>(args.dstate_out[s], 0, b);
         for (int64_t u = 0; u < H; u++) out[u] = ds_row(s, b)[u] + ds_initial[(s * B + b) * padded + u];
       }
+    for (int64_t i = 0; shards > 1 && i < sums() * padded; i++) bias[i] += bias[sums() * padded + i];
     const auto biases = [&](void* out, const int* slots, int count) {
       if (!out) return;
       for (int s = 0; s < count; s++) copy_row<T>(bias + slots[s] * padded, H, static_cast<T*>(out) + s * H, 0);
@@ -444,9 +384,12 @@ void backward(const CellFunctions<T>& cell, const BackwardArgs& args, int thread
   const StepCost cost = backward_cost<T, P>(cell, args.sizes, args.schedule, start_cycles());
   Team team(backward_team(cell, args, cost, threads));
   Backward<T, P> call(cell, args, team.size());
-  call.grid = choose_grid(cost, team.size());
+  StepCost of_team = cost;
+  of_team.rows = ceil_div(cost.rows, call.teams);
+  of_team.start = 0;
+  call.grid = choose_grid(of_team, call.each);
   call.carve(args.workspace);
-  for (int i = 0; i <= call.threads; i++) call.barriers[i] = Barrier{};
+  for (int i = 0; i <= 2 * call.threads; i++) call.barriers[i] = Barrier{};
   team.run([](void* context, int thread, int) { static_cast<Backward<T, P>*>(context)->work(thread); }, &call);
   call.finish();
   note_call();

@@ -35,13 +35,19 @@ PYRNN_FN void clear_idle(const Schedule& schedule, const View& view, int64_t B, 
 
 // The sequences of a row group: neighbours, so that no two groups write to one cache line but at the seams, and as many
 // as make up its share of the steps. Groups never meet, so an uneven step costs nothing.
-PYRNN_FN Range sequences_of_group(const Schedule& schedule, int64_t B, const Grid& grid, int group) {
+// Of those in `all`.
+PYRNN_FN Range sequences_of_group(const Schedule& schedule, int64_t B, Range all, const Grid& grid, int group) {
+  const int64_t before = all.size() ? schedule.before[all.begin] : 0;
+  const int64_t entries = (all.end < B ? schedule.before[all.end] : schedule.entries) - before;
   const auto first = [&](int64_t g) {
-    int64_t b = 0;
-    while (b < B && schedule.before[b] * grid.row_groups < g * schedule.entries) b++;
+    int64_t b = all.begin;
+    while (b < all.end && (schedule.before[b] - before) * grid.row_groups < g * entries) b++;
     return b;
   };
-  return {group == 0 ? 0 : first(group), group + 1 == grid.row_groups ? B : first(group + 1)};
+  return {group == 0 ? all.begin : first(group), group + 1 == grid.row_groups ? all.end : first(group + 1)};
+}
+PYRNN_FN Range sequences_of_group(const Schedule& schedule, int64_t B, const Grid& grid, int group) {
+  return sequences_of_group(schedule, B, {0, B}, grid, group);
 }
 
 // The entries of step i whose sequence is one of `mine`, in order.
@@ -74,12 +80,6 @@ constexpr int64_t least_hoisted = 12, most_hoisted = 48;
 PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
   if (sizes.B > few_rows) return Sums::together;
   return schedule.whole < least_hoisted ? Sums::apart : Sums::hoisted;
-}
-
-// Entries in a chunk of the backward: enough to make up for reading and writing the weights' gradients once a chunk.
-inline int64_t chunk_entries(const Sizes& sizes, const Schedule& schedule) {
-  const int64_t wanted = larger(256, smaller(1024, smaller(sizes.H, sizes.I)));
-  return larger(schedule.max_rows, smaller(wanted, schedule.whole));
 }
 
 template <class T, class P>
@@ -130,7 +130,7 @@ struct Forward {
     entries = memory.take_per_thread<int32_t>(threads, args.schedule.max_rows);
     const bool hoisted = sums_of(args.sizes, args.schedule) == Sums::hoisted;
     inputs = memory.take_per_thread<T>(threads, hoisted ? most_hoisted * cell.slots * layer.padded : 0);
-    if (has_dropout(args.regularization)) {
+    if (cell.from_h_count && has_dropout(args.regularization)) {
       factors = memory.take<T>(args.sizes.B * layer.padded);
       dropped = memory.take_per_thread<T>(threads, args.schedule.max_rows * layer.padded);
     }
@@ -168,7 +168,7 @@ struct Forward {
       for (int s = 0; s < cell.states; s++)
         copy_row<T>(b < B && args.state[s].data ? element<T>(args.state[s], 0, b) : nullptr, layer.H,
                     state_row(b) + s * layer.padded, layer.padded);
-    if (has_dropout(args.regularization))
+    if (factors)
       for (int64_t b = mine.begin; b < smaller(mine.end, B); b++)
         dropout_factors(args.regularization, 0, b, layer.padded, factors + b * layer.padded);
     clear_idle<T>(args.schedule, args.y, B, layer.H, part(args.schedule.idles, thread, threads));

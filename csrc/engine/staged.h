@@ -32,7 +32,8 @@ constexpr int late_reads = late_slots<Cell> > 0;
 template <class Cell>
 constexpr int late_reads<Cell, decltype(void(Cell::reads))> = Cell::reads;
 
-// Whether a step of the cell is no plain product of h.
+// Whether a step of the cell is no plain product of h with the weights as they are given. Layers of those without late
+// slots are fused for all that: they have no product of h, or one with zeros for some of the weights.
 template <class Cell>
 constexpr bool is_staged_cell = late_slots<Cell> > 0 || FromH<Cell>::count == 0 || is_ordered<Cell>;
 
@@ -224,8 +225,11 @@ struct StagedRows {
     const T *order = static_cast<const T*>(weights.params), *from = static_cast<const T*>(of_h);
     for (int i = 0; i < cell.from_h_count; i++, out += H * H, from += H * H)
       for (int64_t u = rows.begin; u < smaller(rows.end, H); u++)
-        for (int64_t k = columns.begin; k < smaller(columns.end, H); k++)
-          out[u * H + k] = order[k] >= order[u] ? from[u * H + k] : T(0);
+        for (int64_t k = columns.begin; k < smaller(columns.end, H); k += lanes<T>) {
+          const int64_t n = smaller(columns.end, H) - k;
+          const Vec<T> counts = if_read(load_tail(from + u * H + k, n), load_tail(order + k, n), broadcast(order[u]));
+          store_tail(out + u * H + k, counts, n);
+        }
   }
 
   // Numbers of a state.

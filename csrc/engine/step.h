@@ -43,8 +43,10 @@ constexpr unsigned slot_bits() {
   for (int i = 0; i < Slots::count; i++) set |= 1u << Slots::at(i);
   return set;
 }
+// A cell without a product of h shares the code of those that have one, which is then of no numbers.
 template <class Cell>
-using ShapeOf = Shape<Cell::slots, slot_bits<FromX<Cell>>(), slot_bits<FromH<Cell>>()>;
+using ShapeOf = Shape<Cell::slots, slot_bits<FromX<Cell>>(),
+                      FromH<Cell>::count ? slot_bits<FromH<Cell>>() : slot_bits<FromX<Cell>>()>;
 
 // Vectors of units in a block: all the slots of a block are in registers at once.
 constexpr int widest_block(int slots) { return slots >= 4 ? 1 : 4 / slots; }
@@ -60,11 +62,13 @@ struct PackedLayer {
   const CellFunctions<T>& cell;
   Blocks blocks;
   int64_t I, H, padded;
+  int64_t read;  // numbers of h that its product reads
   typename P::Number *x_panels, *h_panels;
   T *bias, *params;
 
   PYRNN_FN PackedLayer(const CellFunctions<T>& cell, int64_t I, int64_t H)
-      : cell(cell), blocks(unit_blocks<T>(H, cell.slots)), I(I), H(H), padded(padded_units<T>(H)) {}
+      : cell(cell), blocks(unit_blocks<T>(H, cell.slots)), I(I), H(H), padded(padded_units<T>(H)),
+        read(cell.from_h_count ? H : 0) {}
 
   // Places the layer at `base`; returns its bytes.
   PYRNN_FN size_t carve(void* base) {
@@ -79,8 +83,20 @@ struct PackedLayer {
   void pack(const Weights& weights, Range mine) const {
     pack_slots<P>(static_cast<const T*>(weights.weight_ih), cell.from_x_count, I, blocks, mine, x_panels);
     pack_slots<P>(static_cast<const T*>(weights.weight_hh), cell.from_h_count, H, blocks, mine, h_panels);
+    if (cell.ordered) order_panels(static_cast<const T*>(weights.params), mine);
     pack_bias(cell, static_cast<const T*>(weights.bias_ih), static_cast<const T*>(weights.bias_hh), blocks, mine, bias);
     pack_params(static_cast<const T*>(weights.params), cell.params, blocks, mine, padded, params);
+  }
+  // Of an ordered cell, zeros for what does not count.
+  void order_panels(const T* order, Range mine) const {
+    if constexpr (!P::prepared)
+      for (int64_t b = mine.begin; b < mine.end; b++) {
+        T* panel = h_panels + panel_offset<T>(blocks, b, H, cell.from_h_count);
+        for (int64_t k = 0; k < H; k++)
+          for (int s = 0; s < cell.from_h_count; s++)
+            for (int64_t i = blocks[b].begin * lanes<T>; i < blocks[b].end * lanes<T>; i += lanes<T>, panel += lanes<T>)
+              store(panel, if_read(load(panel), broadcast(order[k]), load_tail(order + i, H - i)));
+      }
   }
   PYRNN_FN const typename P::Number* x_panel(int64_t block) const {
     return x_panels + panel_offset<T>(blocks, block, P::length(I), cell.from_x_count);
@@ -114,7 +130,7 @@ __attribute__((noinline)) void step_tile(const PackedLayer<T, P>& layer, const S
   }
   if constexpr (sums != Sums::hoisted)
     multiply_rows<P, SlotSet<Shape::from_x>, NV, MR, ACC, KU>(a, layer.x_panel(block), x, P::length(layer.I));
-  multiply_rows<P, SlotSet<Shape::from_h>, NV, MR, ACC, KU>(a, layer.h_panel(block), h, P::length(layer.H));
+  multiply_rows<P, SlotSet<Shape::from_h>, NV, MR, ACC, KU>(a, layer.h_panel(block), h, P::length(layer.read));
 
   alignas(64) T slots[MR * ACC * L];
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int j = 0; j < ACC; j++)
