@@ -125,6 +125,9 @@ CellKernels cell_kernels() {
       if (!is_staged<Cell, P>(args)) return forward_cycles<T, P>(cell_functions<Cell, T>, args, threads);
     return staged_forward_cycles<T>(functions_of<Cell, T>(args.variation), args, threads);
   };
+  k.follows = [](const ForwardArgs& args) {
+    return fused && !is_staged<Cell>(args) && !(plain && is_unpacked(cell_functions<Cell, T>, args));
+  };
   k.forward = [](const ForwardArgs& args, int threads) {
     if constexpr (fused && unpacked)
       if (!is_staged<Cell, P>(args) && is_unpacked(cell_functions<Cell, T>, args))

@@ -118,6 +118,10 @@ struct ForwardArgs {
   Regularization regularization;
   Variation variation;
   void *states, *gates, *workspace;  // `gates` null: inference
+  // Where another thread writes x meanwhile: how many entries of it are there; and how many of y, for whoever reads it.
+  // Null: all, nobody.
+  const int64_t* x_ready;
+  int64_t* y_ready;
 };
 
 struct BackwardArgs {
@@ -153,19 +157,20 @@ struct StreamLayer {
 struct CellInfo {
   const char* name;
   int slots, states, saved, params, from_x_count, from_h_count;
-  int late;   // the last so many of from_h do not read h, but what the cell makes of the other slots and the states
+  int late;  // the last so many of from_h do not read h, but what the cell makes of the other slots and the states
   int reads;  // how many vectors that is
   const int *from_x, *from_h;
   const char* param_name;  // what the array of per-unit parameters is called; empty without any
   const char* roles;  // of its activations that a call may choose: f, g, h; empty where it may not
-  bool ordered;            // a weight of h counts only towards units whose first parameter is not larger
-  bool staged;             // its step is no plain product of h: no streams, decoders or CUDA kernels of it
+  bool ordered;  // a weight of h counts only towards units whose first parameter is not larger
+  bool staged;  // its step is no plain product of h: no streams, decoders or CUDA kernels of it
 };
 
 struct CellKernels {
   Memory (*forward_memory)(const ForwardArgs&, int threads, bool save);
   double (*forward_cycles)(const ForwardArgs&,
                            int threads);  // estimated; 0: so few steps that nobody is woken for them
+  bool (*follows)(const ForwardArgs&);  // whether its forward knows x_ready and y_ready
   void (*forward)(const ForwardArgs&, int threads);
   int64_t (*backward_chunk)(const ForwardArgs&);  // entries that the backward's sums take together
   size_t (*backward_workspace)(const BackwardArgs&, int threads);

@@ -8,6 +8,9 @@ import numpy as np
 
 from pyrnn.layout import Array
 
+class Call:
+    """A layer in one direction that waits to be computed."""
+
 class Saved:
     """What forward keeps for backward."""
 
@@ -138,6 +141,7 @@ def backward(
     dstates: Sequence[Array] | None = None,
 ) -> None: ...
 def forward_all(calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Saved | None]: ...
+def forward_chain(calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> list[Saved | None]: ...
 def backward_all(calls: list[tuple[tuple[Any, ...], dict[str, Any]]]) -> None: ...
 def cell_jvp(
     cell: str,

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from pyrnn import checks, stacking
+from pyrnn.backends.layer import Backend
 from pyrnn.functional import KERNELS
 from pyrnn.initial import initial_params
 from pyrnn.layout import Array, Layout
 from pyrnn.parameters import Parameters
-from pyrnn.stacking import Backend, Gradients, Saved
+from pyrnn.stacking import Gradients, Saved
 from pyrnn.states import State
 from pyrnn.storing import Stored, bound
 

@@ -13,8 +13,9 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from pyrnn import attending, checks, scoring, stacking
+from pyrnn import attending, checks, scoring
 from pyrnn.attending import Memory
+from pyrnn.backends.layer import Backend as Layers
 from pyrnn.layout import KINDS, Array, Layout, Shapes, Spec
 from pyrnn.states import State
 
@@ -26,7 +27,7 @@ class Backend(Protocol):
     """What runs the whole loop of a decoder; see `pyrnn.reference.decoder.Loop` for the arguments."""
 
     @property
-    def cells(self) -> stacking.Backend:
+    def cells(self) -> Layers:
         """The registered cells and the number types."""
 
     @property

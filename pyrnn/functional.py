@@ -10,6 +10,7 @@ import numpy as np
 
 from pyrnn import _core, checks, decoding, stacking
 from pyrnn.attending import Memory
+from pyrnn.backends.layer import Backend
 from pyrnn.decoding import DecoderGradients
 from pyrnn.functional_attention import (
     ATTENTION,
@@ -21,7 +22,7 @@ from pyrnn.functional_attention import (
 from pyrnn.functional_decoder import Native
 from pyrnn.layout import Array
 from pyrnn.options import CallOptions
-from pyrnn.stacking import Backend, Gradients, Saved
+from pyrnn.stacking import Gradients, Saved
 from pyrnn.states import State
 
 __all__ = [
@@ -46,6 +47,7 @@ KERNELS = Backend(
     checks.FLOATS,
     forward_all=_core.forward_all,
     backward_all=_core.backward_all,
+    forward_chain=_core.forward_chain,
 )
 
 

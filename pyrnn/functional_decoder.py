@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrnn import decoding, scoring, windows
+from pyrnn.backends.layer import Backend
 from pyrnn.functional_attention import ATTENTION, CORE
 from pyrnn.layout import Array
-from pyrnn.stacking import Backend
 
 Arrays = Sequence[Array | None]
 

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from pyrnn import _core, checks, stacking
+from pyrnn.backends.layer import Backend
 from pyrnn.backends.numpy import NumpyArrays
 from pyrnn.described import Sized
 from pyrnn.functional import KERNELS
 from pyrnn.io.layers import save_layer
 from pyrnn.layout import Array, Layout, layout_from
 from pyrnn.options import PLAIN
-from pyrnn.stacking import Backend
 from pyrnn.states import State
 from pyrnn.streams import Stream
 

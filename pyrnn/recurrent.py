@@ -10,6 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from pyrnn import checks, options, stacking
+from pyrnn.backends.layer import Backend
 from pyrnn.described import Described
 from pyrnn.functional import KERNELS
 from pyrnn.initial import initial_params
@@ -18,7 +19,7 @@ from pyrnn.layout import Array, Layout
 from pyrnn.options import MoreOptions
 from pyrnn.parameters import Parameters
 from pyrnn.quantized import Quantized, quantize
-from pyrnn.stacking import Backend, Gradients, Saved
+from pyrnn.stacking import Gradients, Saved
 from pyrnn.states import State
 from pyrnn.streams import Stream
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from pyrnn import checks
-from pyrnn.backends.numpy import NUMPY
-from pyrnn.layout import Array, Layout, Spec, layout_from
+from pyrnn.backends.layer import Backend, Calls, in_turn
+from pyrnn.layout import Array, Layout, layout_from
 from pyrnn.masks import dropout_mask, redrawn, regularized
 from pyrnn.options import PLAIN, Variation, merged, variation
 from pyrnn.states import (
@@ -30,77 +30,9 @@ from pyrnn.states import (
     zero_states,
 )
 
-#: Calls by position and by name.
-Calls = list[tuple[tuple[Any, ...], dict[str, Any]]]
-
-#: Up to so many numbers a gradient of x is made of each direction's own, so that they need not be in turn.
-GRADIENT_OF_EACH = 1 << 20
-
-
-class Backend:
-    """What runs one layer in one direction.
-
-    Parameters
-    ----------
-    cells : dict
-        Constants of every cell by name, as `pyrnn._core.cells()` returns them.
-    forward, backward : callable
-        With the arguments of `pyrnn._core.forward` and `pyrnn._core.backward`.
-    dtypes : tuple of dtype
-        The number types it computes in.
-    arrays : object, optional
-        The library of its arrays; NumPy's when None.
-    forward_all, backward_all : callable, optional
-        As `pyrnn._core.forward_all` and `pyrnn._core.backward_all`: both directions of a layer in one call,
-        which may run at the same time.
-    """
-
-    def __init__(
-        self,
-        cells: dict[str, dict[str, Any]],
-        forward: Callable[..., Any],
-        backward: Callable[..., None],
-        dtypes: tuple[Any, ...],
-        arrays: Any = NUMPY,
-        forward_all: Callable[[Calls], list[Any]] | None = None,
-        backward_all: Callable[[Calls], None] | None = None,
-    ) -> None:
-        self.forward, self.backward, self.dtypes = forward, backward, dtypes
-        self.arrays = arrays
-        self.forward_all, self.backward_all = forward_all, backward_all
-        self.specs = {
-            name: Spec(
-                name,
-                cell["states"],
-                len(cell["from_x"]),
-                len(cell["from_h"]),
-                cell["params"],
-                cell["param_name"],
-                cell["late"],
-                cell.get("ordered", False),
-                cell.get("roles", ""),
-            )
-            for name, cell in cells.items()
-        }
-
-    def spec(self, cell: Any) -> Spec:
-        """The shape-deciding constants of a cell, or an error that lists the names there are."""
-        if not isinstance(cell, str):
-            raise TypeError(f"cell: expected a name, got {type(cell).__name__}")
-        if cell not in self.specs:
-            raise ValueError(f"cell: expected one of {', '.join(self.specs)}, got {cell!r}")
-        return self.specs[cell]
-
-    def arrays_of(self, name: str, a: Any) -> Any:
-        """The library that the results of a call with `a` are made with."""
-        return self.arrays
-
-    def dtype(self, name: str, dtype: Any) -> Any:
-        """The native form of a dtype this back end computes in, else TypeError."""
-        for known in self.dtypes:
-            if dtype == known or dtype.newbyteorder("=") == known:
-                return known
-        raise TypeError(f"{name}: expected dtype {' or '.join(map(str, self.dtypes))}, got {dtype}")
+#: Up to so many numbers, memory is taken for calls that run at the same time: gradients of x of each
+#: direction's own, and outputs of all layers.
+AT_ONCE = 1 << 20
 
 
 class Gradients(NamedTuple):
@@ -283,6 +215,11 @@ def forward(
     finals = by_pass(layout, whole)
     cell = layout.spec.name
     changes = variation.argument(recurrent_dropout, layout.cell_norm)
+    # Layers that read each other's steps while they are made need all outputs at once.
+    small = T * B * sum(layout.features) <= AT_ONCE and not dropout
+    chain = backend.forward_chain if D == 1 and L > 1 and small else None
+    waiting: Calls = []
+    passes: list[Any] = []
     for layer in range(L):
         H, N = layout.widths[layer][0], layout.features[layer + 1]
         dropped: Array | Callable[[], Array] | None = None
@@ -324,14 +261,19 @@ def forward(
             calls.append((arguments, keywords))
             if saved is not None:
                 saved.factors.append(factor)
-        together = backend.forward_all if D == 2 else None
-        kept = together(calls) if together else in_turn(backend.forward, calls)
+        if chain:
+            waiting += calls
+        elif D == 2 and backend.forward_all:
+            passes += backend.forward_all(calls)
+        else:
+            passes += in_turn(backend.forward, calls)
         if adds:
             y += targets[1]
         if saved is not None:
-            saved.passes += kept
             saved.dropped.append(dropped)
         view = y
+    if chain:
+        passes = chain(waiting)
     y = original(view, batch_first, unbatched)
     if out is not None:
         if not arrays.share_memory(y, out):
@@ -339,7 +281,7 @@ def forward(
         y = out
     final = result(whole, unbatched)
     if saved is not None:
-        saved.learned = learned
+        saved.passes, saved.learned = passes, learned
     every = (every_state(saved),) if return_states else ()
     return y, final, *every, saved if save else None
 
@@ -370,7 +312,7 @@ def backward(
     backend = saved.backend
     for layer in reversed(range(L)):
         N, H = layout.features[layer], layout.widths[layer][0]
-        each = backend.backward_all is not None and D == 2 and T * B * N <= GRADIENT_OF_EACH
+        each = backend.backward_all is not None and D == 2 and T * B * N <= AT_ONCE
         dxs = [sequence_empty(arrays, T, B, N, dtype, batch_first) for _ in range(2 if each else 1)]
         calls: Calls = []
         for d in range(D):
@@ -404,11 +346,6 @@ def backward(
         dy = dx
     learned_gradients(layout, dinitial if saved.learned else None, grads)
     return Gradients(original(dx, batch_first, unbatched), result(whole, unbatched), grads)
-
-
-def in_turn(run: Callable[..., Any], calls: Calls) -> list[Any]:
-    """What `run` returns for each."""
-    return [run(*arguments, **keywords) for arguments, keywords in calls]
 
 
 def gates(saved: Saved, layer: int, names: tuple[str, ...]) -> dict[str, Array]:

@@ -7,8 +7,8 @@ import numpy as np
 
 from pyrnn import _core, stacking
 from pyrnn.backends.cuda import with_kind
+from pyrnn.backends.layer import Backend
 from pyrnn.checks import FLOATS
-from pyrnn.stacking import Backend
 
 
 def described(a):

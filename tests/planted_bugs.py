@@ -84,8 +84,8 @@ BUGS = (
     Bug(
         "R transposed",
         "pyrnn/functional.py",
-        "KERNELS = Backend(_core.cells(), _core.forward,",
-        "KERNELS = Backend(_core.cells(), lambda c, x, s, w, r, *a, **o: _core.forward(c, x, s, w, "
+        "_core.cells(),\n    _core.forward,",
+        "_core.cells(),\n    lambda c, x, s, w, r, *a, **o: _core.forward(c, x, s, w, "
         "r.reshape(-1, *(r.shape[1],) * 2).swapaxes(1, 2).copy().reshape(r.shape), *a, **o),",
     ),
     Bug(
@@ -123,7 +123,9 @@ BUGS = (
         True,
         ("test_reference",),
     ),
-    Bug("directions swapped", "pyrnn/stacking.py", "reverse=d == 1 or", "reverse=(d == 0 and D == 2) or"),
+    Bug(
+        "directions swapped", "pyrnn/stacking.py", '"reverse": d == 1 or', '"reverse": (d == 0 and D == 2) or'
+    ),
     Bug("a peephole dropped", "csrc/cells/lstm_peephole.h", "+ p[1] * s[1])", ")", tests=("test_dual",)),
     Bug(
         "a peephole's gradient dropped",

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Both directions of a layer in one call, at the same time or in turn: what two layers return, bit by bit."""
+"""Directions of a layer, and layers of a stack, at the same time or in turn: the same bits."""
 
 import numpy as np
 import pytest
 
 import pyrnn
-from pyrnn import _core
+from pyrnn import _core, functional
 
 CASES = {
     "lstm": {},
@@ -20,9 +20,24 @@ CASES = {
 }
 
 
-def problem(cell="lstm", B=5, T=40, checkpoint=False, batch_first=False, **options):
-    """A layer, its arguments and the gradient of its output."""
-    layer = pyrnn.Recurrent(cell, 12, 24, bidirectional=True, batch_first=batch_first, seed=3, **options)
+STACKS = {
+    "one sequence": {"B": 1, "T": 150},
+    "gru, three layers": {"cell": "gru", "num_layers": 3},
+    "sizes, reverse": {"hidden_size": (40, 9), "reverse": True, "B": 2},
+    "staged": {"layer_norm": True},
+    "training": {"zoneout": 0.3, "recurrent_dropout": 0.2, "weight_dropout": 0.1, "dropout": 0.0},
+    "dropout": {"dropout": 0.5},
+    "checkpoints": {"checkpoint": True, "T": 70},
+    "bfloat16": {"compute_dtype": "bfloat16", "B": 1, "T": 90},
+}
+
+
+def problem(
+    cell="lstm", B=5, T=40, checkpoint=False, batch_first=False, bidirectional=True, hidden_size=24, **options
+):
+    """A layer and its arguments."""
+    options.update(bidirectional=bidirectional, batch_first=batch_first, seed=3)
+    layer = pyrnn.Recurrent(cell, 12, hidden_size, **options)
     rng = np.random.default_rng(0)
     shape = (B, T) if batch_first else (T, B)
     x = rng.normal(size=(*shape, 12)).astype("float32")
@@ -38,8 +53,13 @@ def run(layer, x, more):
     """Outputs, states and every gradient."""
     y, state, saved = layer.forward(x, **more)
     grads = layer.backward(saved, np.cos(y))
-    states = (*state, *grads.state) if isinstance(state, tuple) else (state, grads.state)
-    return {"y": y, "x": grads.x, **{f"state {k}": s for k, s in enumerate(states)}, **grads.params}
+    states = {f"state {k}": a for k, a in enumerate(flat((state, grads.state)))}
+    return {"y": y, "x": grads.x, **states, **grads.params}
+
+
+def flat(state):
+    """The arrays of nested tuples."""
+    return [a for s in state for a in flat(s)] if isinstance(state, tuple) else [state]
 
 
 def equal(found, expected):
@@ -112,3 +132,36 @@ def test_any_number_of_calls(threads, count):
         alone = _core.forward(*again, **options)
         np.testing.assert_array_equal(given[7], again[7])
         np.testing.assert_array_equal(kept.saved(), alone.saved())
+
+
+@pytest.mark.parametrize("name", STACKS)
+def test_layers_as_in_turn(threads, monkeypatch, name):
+    layer, x, more = problem(**{"num_layers": 2, "bidirectional": False, **STACKS[name]})
+
+    def again(count):
+        threads(count)
+        layer.rng = np.random.Generator(np.random.Philox(9))
+        found = run(layer, x, more)
+        more_of_call = {key: value for key, value in more.items() if key != "checkpoint"}
+        return {**found, "inference": layer(x, **more_of_call)[0]}
+
+    found = [again(count) for count in (1, 2, 3, 2)]
+    monkeypatch.setattr(functional.KERNELS, "forward_chain", None)
+    expected = again(2)
+    for one in found:
+        equal(one, expected)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_chain_that_is_none(threads, apart):
+    """Calls that do not read each other, or other steps of each other, are computed all the same."""
+    threads(2)
+    first, second = arguments(400), list(arguments(300 if apart else 400))
+    if not apart:
+        second[1:4] = first[7], second[2], np.random.default_rng(2).normal(size=(15, 5))
+    options = [{}, {"lengths": np.array([20, 300])}]
+    _core.forward_chain(list(zip((first, tuple(second)), options, strict=True)))
+    alone = list(second)
+    alone[7] = np.empty_like(second[7])
+    _core.forward(*alone, **options[1])
+    np.testing.assert_array_equal(second[7], alone[7])

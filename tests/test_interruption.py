@@ -55,6 +55,10 @@ def staged():
     return forward(layer_norm=True)
 def directions():
     return forward(bidirectional=True)
+def layers():
+    pyrnn.stacking.AT_ONCE = 1 << 30  # both run at the same time, however much memory their outputs take
+    layer, x = pyrnn.GRU(4, 160, num_layers=2, seed=0), array(200_000, 1, 4)
+    return lambda: layer(x)
 small = pyrnn.GRU(5, 40, num_layers=2, seed=1)
 x_small = array(6, 3, 5)
 ticker = small.stream(3)
@@ -185,6 +189,7 @@ CALLS = [
     "stream",
     "staged",
     "directions",
+    "layers",
 ]
 
 

@@ -1,45 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
 // _core.forward and _core.backward: one layer, one direction; and both directions of a layer at once.
 #include <algorithm>
-#include <limits>
 #include <memory>
 #include <optional>
 #include <tuple>
 
 #include <pybind11/stl.h>
 
-#include "../engine/schedule.h"
-#include "arrays.h"
 #include "bindings.h"
-#include "buffer.h"
-#include "call.h"
-#include "recompute.h"
 #include "sequence_arguments.h"
-#include "variation.h"
+#include "sequence_calls.h"
 
 namespace pyrnn {
 namespace {
-
-// What forward keeps for backward.
-struct Saved : Made {
-  int cell;
-  Type type, compute;
-  Sizes sizes;
-  int64_t heads;
-  Regularization regularization;
-  Variation variation;
-  std::optional<ScheduleStorage> schedule;
-  py::array x, weight_ih, weight_hh, bias_ih, bias_hh, params, norm_ih, norm_hh, weight_hr, norm_c, bias_c;
-  int64_t gate_rows;  // kept for an entry
-  Buffer states, gates;
-  std::size_t bytes;  // of states and gates
-  std::optional<Segments> segments;  // the states are those between them, and there are no gates
-
-  void check_whole() const {
-    check_made("saved");
-    if (segments) throw py::value_error("saved: expected every step's values, got those of checkpoint=True");
-  }
-};
 
 Dimension slots_times_units(const int count, int64_t H) { return {"H", count * H, count}; }
 
@@ -97,43 +70,6 @@ int64_t check_projection(const py::object& weight_hr, const CellInfo& info, int6
 
 const void* data_of(const py::array& array) { return array.size() ? array.data() : nullptr; }
 
-struct ForwardCall : Call {
-  ForwardArgs args{};
-  ScheduleOptions options;
-  bool save, checkpoint;
-  const CellKernels* kernels;
-  std::unique_ptr<Saved> saved{new Saved{}};
-  Buffer workspace;
-  std::vector<py::object> held;  // what the arguments point into, and nothing keeps for the backward
-
-  void plan() override {
-    const auto [T, B, I, H] = args.sizes;
-    saved->schedule.emplace(T, B, options);
-    args.schedule = saved->schedule->view();
-    if (save && checkpoint) {
-      saved->segments.emplace(args.schedule, B, kernels->backward_chunk(args));
-      args.schedule = saved->segments->forward(args.schedule);
-    }
-  }
-  double cycles(int threads) const override { return kernels->forward_cycles(args, threads); }
-  void allocate(int threads) override {
-    const Memory memory = kernels->forward_memory(args, threads, save && !checkpoint);
-    workspace = Buffer(memory.workspace);
-    saved->states = Buffer(memory.states);
-    saved->gates = Buffer(memory.gates);
-    saved->gate_rows = memory.gate_rows;
-    saved->bytes = memory.states + memory.gates;
-    args.workspace = workspace.data();
-    args.states = saved->states.data();
-    args.gates = saved->gates.data();
-  }
-  void compute(int threads) override {
-    kernels->forward(args, threads);
-    if (saved->segments) saved->segments->forget_forward();
-  }
-  py::object result() override { return save ? py::cast(std::move(saved)) : py::none(); }
-};
-
 std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::array& x, const States& state,
                                       const py::array& weight_ih, const py::object& weight_hh,
                                       const py::object& bias_ih, const py::object& bias_hh, const py::object& y,
@@ -158,9 +94,6 @@ std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::ar
 
   const Dimension gates_x = slots_times_units(info.from_x_count, H), gates_h = slots_times_units(info.from_h_count, H);
   auto call = std::make_unique<ForwardCall>();
-  const auto hold = [&](const std::vector<py::array>& arrays) {
-    call->held.insert(call->held.end(), arrays.begin(), arrays.end());
-  };
   ForwardArgs& args = call->args;
   args.sizes = {T, B, I, H};
   const py::array x_checked = check_array("x", x, type, {{"T", T}, {"B", B}, {"I", I}}, read_only, false);
@@ -203,8 +136,8 @@ std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::ar
   args.weights.weight_ih = w_ih.data();
   args.weights.weight_hh = w_hh.size() ? w_hh.data() : nullptr;
   if (!state_out) throw py::type_error("state_out: expected a sequence of arrays, got None");
-  hold(check_states("state", state, info, type, B, h, H, read_only, args.state));
-  hold(check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out));
+  call->hold(check_states("state", state, info, type, B, h, H, read_only, args.state));
+  call->hold(check_states("state_out", state_out, info, type, B, h, H, writable, args.state_out));
   args.regularization = check_regularization(regularization, info);
   args.variation = check_variation(variation, info, !norm_c.is_none(), compute, args.regularization);
   ScheduleOptions& options = call->options;
@@ -218,9 +151,9 @@ std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::ar
   call->kernels = &chosen_kernels().cell[cell][compute];
   call->save = save;
   call->checkpoint = checkpoint;
-  hold({y_checked});
+  call->hold(y_checked);
   for (const auto& of_steps : {lengths, mask, resets})
-    if (of_steps) hold({*of_steps});
+    if (of_steps) call->hold(*of_steps);
   Saved& saved = *call->saved;
   saved.cell = cell;
   saved.type = type;
@@ -243,29 +176,6 @@ std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::ar
   return call;
 }
 
-struct BackwardCall : Call {
-  BackwardArgs args{};
-  const Saved* saved;
-  const CellKernels* kernels;
-  Buffer workspace;
-  std::vector<py::object> held;  // what the arguments point into
-
-  // With checkpoints it takes memory as it goes.
-  double cycles(int threads) const override { return saved->segments ? 0 : kernels->backward_cycles(args, threads); }
-  void allocate(int threads) override {
-    if (saved->segments) return;
-    workspace = Buffer(kernels->backward_workspace(args, threads));
-    args.workspace = workspace.data();
-  }
-  void compute(int threads) override {
-    if (saved->segments)
-      backward_in_segments(*kernels, cell_info(saved->cell), *saved->segments, saved->states.data(),
-                           int64_t(type_size(saved->type)), args, threads);
-    else
-      kernels->backward(args, threads);
-  }
-};
-
 std::unique_ptr<Call> prepare_backward(const Saved& saved, const py::object& dy, const States& dstate,
                                        const py::object& dx, bool dx_accumulate, const States& dstate_out,
                                        const py::object& dweight_ih, const py::object& dweight_hh,
@@ -281,11 +191,10 @@ std::unique_ptr<Call> prepare_backward(const Saved& saved, const py::object& dy,
   auto call = std::make_unique<BackwardCall>();
   call->saved = &saved;
   call->kernels = &chosen_kernels().cell[saved.cell][saved.compute];
-  call->held = {py::cast(&saved), dy,       dx,       dweight_ih, dweight_hh, dbias_ih, dbias_hh,
-                dparams,          dnorm_ih, dnorm_hh, dweight_hr, dnorm_c,    dbias_c};
-  const auto hold = [&](const std::vector<py::array>& arrays) {
-    call->held.insert(call->held.end(), arrays.begin(), arrays.end());
-  };
+  call->hold(py::cast(&saved));
+  for (const py::object* object : {&dy, &dx, &dweight_ih, &dweight_hh, &dbias_ih, &dbias_hh, &dparams, &dnorm_ih,
+                                   &dnorm_hh, &dweight_hr, &dnorm_c, &dbias_c})
+    call->hold(*object);
   BackwardArgs& args = call->args;
   args.sizes = saved.sizes;
   args.regularization = saved.regularization;
@@ -316,8 +225,8 @@ std::unique_ptr<Call> prepare_backward(const Saved& saved, const py::object& dy,
     args.dx = view_sequence(check_array("dx", dx, type, {{"T", T}, {"B", B}, {"I", I}}, writable, false));
   args.dx_accumulate = dx_accumulate;
   if (!dstate_out) throw py::type_error("dstate_out: expected a sequence of arrays, got None");
-  hold(check_states("dstate", dstate, info, type, B, h, H, read_only, args.dstate));
-  hold(check_states("dstate_out", dstate_out, info, type, B, h, H, writable, args.dstate_out));
+  call->hold(check_states("dstate", dstate, info, type, B, h, H, read_only, args.dstate));
+  call->hold(check_states("dstate_out", dstate_out, info, type, B, h, H, writable, args.dstate_out));
   if (dstates && int(dstates->size()) != info.states)
     throw py::value_error("dstates: expected " + std::to_string(info.states) + " arrays, got " +
                           std::to_string(dstates->size()));
@@ -325,7 +234,7 @@ std::unique_ptr<Call> prepare_backward(const Saved& saved, const py::object& dy,
     const py::array given = check_array("dstates[" + std::to_string(s) + "]", (*dstates)[s], type,
                                         {{"T", T}, {"B", B}, s ? Dimension{"H", H} : h}, read_only, false);
     args.dstates[s] = view_sequence(given);
-    call->held.push_back(given);
+    call->hold(given);
   }
   const auto output = [&](const char* name, const py::object& object, const std::vector<Dimension>& shape) {
     return writable_data(check_array(name, object, type, shape, writable, true));
@@ -439,10 +348,13 @@ void bind_sequence(py::module_& m) {
       computing(prepare_backward), py::name("backward"), py::scope(m),
       "The gradients of forward: writes (or with dx_accumulate adds to) dx, and writes all the others.");
   py::class_<Call>(m, "Call", "A layer in one direction that waits to be computed.");
+  const py::function prepare = forward(prepare_forward);
   m.def(
-      "forward_all",
-      [prepare = py::function(forward(prepare_forward))](const py::list& calls) { return computed(prepare, calls); },
-      "calls"_a, "What forward returns for each (arguments, keywords): directions of a layer, that share no output.");
+      "forward_all", [=](const py::list& calls) { return computed(prepare, calls); }, "calls"_a,
+      "What forward returns for each (arguments, keywords): directions of a layer, that share no output.");
+  m.def(
+      "forward_chain", [=](const py::list& calls) { return computed(prepare, calls, true); }, "calls"_a,
+      "The same of layers that each read the y of the one before.");
   m.def(
       "backward_all",
       [prepare = py::function(backward(prepare_backward))](const py::list& calls) { computed(prepare, calls); },

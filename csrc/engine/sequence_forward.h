@@ -76,6 +76,7 @@ PYRNN_FN void cut_at_resets(const Schedule& schedule, const int32_t* entries, in
 
 // Of a few rows, each weight is read for little work: many steps' rows make the input's product worth making before,
 // so many entries at a time.
+// Where x is being written, no more than it takes: whoever reads y waits for as many.
 constexpr int64_t least_hoisted = 12, most_hoisted = 48;
 PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
   if (sizes.B > few_rows) return Sums::together;
@@ -190,8 +191,11 @@ struct Forward {
     for (int64_t i = 0; i < schedule.steps; i++) {
       const int64_t count = entries_of_group(schedule, i, sequences, entry);
       if (patience.ends((1 + count * layer.blocks.count / grid.unit_groups) * cell.slots * (layer.I + layer.H))) return;
+      if (sums != Sums::hoisted && !there(schedule.offset[i + 1])) return;
       if (sums == Sums::hoisted && schedule.offset[i + 1] > ready.end) {
-        ready = {schedule.offset[i], smaller(schedule.offset[i] + most_hoisted, schedule.entries)};
+        const int64_t at_once = args.x_ready ? least_hoisted : most_hoisted;
+        ready = {schedule.offset[i], smaller(schedule.offset[i] + at_once, schedule.entries)};
+        if (!there(ready.end)) return;
         hoist(thread, layer, ready,
               step_part<Shape>(layer, 1, sums, thread % grid.unit_groups, grid.unit_groups).pieces);
       }
@@ -215,7 +219,22 @@ struct Forward {
               zone_out(thread, row + mine.begin, entry + mine.begin, mine.size(), blocks);
           });
       barriers[1 + group].wait(grid.unit_groups);
+      if (args.y_ready) __atomic_store_n(args.y_ready, schedule.offset[i + 1], __ATOMIC_RELEASE);
     }
+  }
+
+  // Waits until so many entries of x are there; false where the call ends early.
+  PYRNN_FN bool there(int64_t entries) const {
+    if (!args.x_ready) return true;
+    for (int spins = 0; __atomic_load_n(args.x_ready, __ATOMIC_ACQUIRE) < entries;) {
+      if (spins++ < 4000) {
+        pause_thread();
+      } else {
+        if (stopped()) return false;
+        sched_yield();
+      }
+    }
+    return true;
   }
 
   // The h that the product reads.

@@ -11,9 +11,9 @@ from typing import Any
 import pyrnn
 from pyrnn import _core
 from pyrnn.backends.device import NUMBERS, DeviceArrays, installed_library, library_of, number_of
+from pyrnn.backends.layer import Backend
 from pyrnn.layout import Spec
 from pyrnn.options import own_curves
-from pyrnn.stacking import Backend
 
 LIBRARY = "libpyrnn_cuda.so"
 #: The entry points of packages that bring a device's library: a function that gives its path.

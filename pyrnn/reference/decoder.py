@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from pyrnn import attending, stacking
+from pyrnn import attending
+from pyrnn.backends.layer import Backend
 from pyrnn.decoding import remembers
 from pyrnn.layout import Array
 
@@ -51,11 +52,11 @@ class Loop:
 
     Parameters
     ----------
-    cells : pyrnn.stacking.Backend
+    cells : pyrnn.Backend
     attention : pyrnn.attending.Backend
     """
 
-    def __init__(self, cells: stacking.Backend, attention: attending.Backend) -> None:
+    def __init__(self, cells: Backend, attention: attending.Backend) -> None:
         self.cells, self.attention = cells, attention
 
     def forward(

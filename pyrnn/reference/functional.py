@@ -7,6 +7,7 @@ import numpy as np
 
 from pyrnn import attending, decoding, stacking
 from pyrnn.attending import Memory
+from pyrnn.backends.layer import Backend
 from pyrnn.checks import FLOATS
 from pyrnn.layout import Array
 from pyrnn.reference.attention import backward as attend_backward
@@ -14,7 +15,6 @@ from pyrnn.reference.attention import forward as attend
 from pyrnn.reference.cells import cells
 from pyrnn.reference.decoder import Loop
 from pyrnn.reference.sequence import backward, forward
-from pyrnn.stacking import Backend
 from pyrnn.states import State
 
 REFERENCE = Backend(cells(), forward, backward, (*FLOATS, np.dtype(np.complex128)))

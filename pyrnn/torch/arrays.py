@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from pyrnn import _core, checks
+from pyrnn.backends.layer import Calls, in_turn
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Array
-from pyrnn.stacking import GRADIENT_OF_EACH, Calls, in_turn
+from pyrnn.stacking import AT_ONCE
 
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 #: One layer in one direction; its weights are spread from a list, which its stub cannot follow.
@@ -177,7 +178,7 @@ def backward(
     dx_out = dx.swapaxes(0, 1) if dx is not None and batch_first else dx
     dinitial = [np.empty((D, B, n), dtype) for n in widths(call.cell, weights[0])]
     dweights: list[Any] = [[None if w is None else np.empty(w.shape, dtype) for w in one] for one in weights]
-    each = D == 2 and (dx is None or dx.size <= GRADIENT_OF_EACH)
+    each = D == 2 and (dx is None or dx.size <= AT_ONCE)
     dxs = [dx_out, np.empty_like(dx_out) if each and dx_out is not None else dx_out]
     calls: Calls = [
         (

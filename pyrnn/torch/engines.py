@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyrnn.backends.layer import Backend
 from pyrnn.functional import KERNELS
-from pyrnn.stacking import Backend
 from pyrnn.torch import arrays
 from pyrnn.torch.arrays import DTYPES
 
