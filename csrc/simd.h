@@ -61,6 +61,24 @@ PYRNN_FN void store_unaligned(T* p, Vec<T> v) {
   *reinterpret_cast<typename VecTypes<T>::unaligned*>(p) = v;
 }
 
+// A whole aligned vector past the caches: memory is not read first, and what is there is not pushed out. Other threads
+// see it after stored_around().
+template <class T>
+PYRNN_FN void store_around(T* p, Vec<T> v) {
+#if defined(__AVX512F__)
+  _mm512_stream_si512(reinterpret_cast<__m512i*>(p), (__m512i)v);
+#elif defined(__AVX__)
+  _mm256_stream_si256(reinterpret_cast<__m256i*>(p), (__m256i)v);
+#else
+  store(p, v);
+#endif
+}
+PYRNN_FN void stored_around() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 // v, of which the compiler knows nothing any more. What it knows to be zeros it would follow into the formulas after
 // it, and there fuse other products and sums than elsewhere: the same numbers would give other bits.
 template <class V>

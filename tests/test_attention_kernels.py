@@ -144,6 +144,13 @@ def test_features_two_at_a_time(weights, A):
         np.testing.assert_array_equal(few.run(functional)["weights"], result["weights"][:, 3:5])
 
 
+@pytest.mark.parametrize("score", ["dot", "cosine", "additive"])
+def test_gradients_larger_than_the_caches(score):
+    """Gradients of 17 MB are written past the caches: the same numbers, whoever reads them."""
+    problem = AttentionProblem(score, kind="bare", B=16, Tq=5, Tk=130, Dq=1024, A=1024, Dv=1024)
+    assert_float64(problem.run(functional), problem.run(reference))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("Tq", [1, 4, 9])
 @pytest.mark.parametrize("magnitude", [22, 43, 44, 88, 177, 353, 354, 710, 1e4, 1e30])

@@ -16,6 +16,13 @@ inline namespace PYRNN_ISA_NAMESPACE {
 // Arrays of more bytes come from main memory, whatever call there was before.
 constexpr int64_t far_bytes = int64_t(16) << 20;
 
+// Whether an array of rows is written past the caches: it does not fit there, and its rows are whole vectors.
+template <class T>
+PYRNN_FN bool written_around(const void* array, int64_t rows, int64_t columns) {
+  return rows * columns * int64_t(sizeof(T)) > far_bytes && columns % lanes<T> == 0 &&
+         reinterpret_cast<uintptr_t>(array) % vector_bytes == 0;
+}
+
 // A range of queries and a range of keys of one sequence: (B · query_parts · key_parts) pieces.
 struct Pieces {
   int64_t B, Tq, Tk, query_parts, key_parts;
@@ -186,6 +193,7 @@ struct SumTile {
   bool add;
   const T* next = nullptr;  // where row 0 of the next panel is in memory; others are next_stride apart
   int64_t next_stride = 0;
+  bool around = false;  // past the caches; not with `add`
   int asked = 0, asks = 0;  // lines of every row that tiles before have asked for, and with this one
 };
 
@@ -210,6 +218,10 @@ __attribute__((noinline)) void sum_tile(const SumTile<T>& tile) {
   }
   PYRNN_UNROLL for (int m = 0; m < MR; m++) PYRNN_UNROLL for (int v = 0; v < NV; v++) {
     T* out = tile.out[m] + v * L;
+    if (tile.around) {
+      store_around(out, a[m][v]);
+      continue;
+    }
     const int64_t n = tile.columns - v * L;
     prefetch(out + NV * L);  // the next block
     store_tail(out, tile.add ? load_tail(out, n) + a[m][v] : a[m][v], n);
@@ -232,8 +244,9 @@ __attribute__((noinline)) void run_sum_tile(const SumTile<T>& tile, int rows, in
 // panel in memory, where there is one: asked for all at once they would be waited for.
 template <class T, class X, class Out>
 PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const T* panel, int64_t columns,
-                        const Out& out, bool add, bool careful, const T* next = nullptr, int64_t next_stride = 0) {
-  SumTile<T> tile{{}, {}, stride, K, columns, panel, add, next, next_stride};
+                        const Out& out, bool add, bool careful, const T* next = nullptr, int64_t next_stride = 0,
+                        bool around = false) {
+  SumTile<T> tile{{}, {}, stride, K, columns, panel, add, next, next_stride, around};
   const int share = next ? int(ceil_div(panel_vectors, ceil_div(larger(M, 1), sum_rows))) : 0;
   run_tiles(M, sum_rows, [&](int64_t m, int n) {
     tile.asked = tile.asks;
@@ -250,7 +263,7 @@ PYRNN_FN void sum_block(int64_t M, int64_t K, const X& x, int64_t stride, const 
 // in blocks of panel_vectors vectors, those in `blocks`. `panel` has room for K rows of a panel. `add`: added to out.
 template <class T, class X, class Row>
 PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, const Row& row, const T* scale, int64_t C,
-                            Range blocks, T* panel, T* out, int64_t out_stride, bool add = false) {
+                            Range blocks, T* panel, T* out, int64_t out_stride, bool add = false, bool around = false) {
   constexpr int width = panel_vectors * lanes<T>;
   for (int64_t block = blocks.begin; block < blocks.end; block++) {
     const int64_t first = block * width, columns = smaller(width, C - first);
@@ -260,8 +273,9 @@ PYRNN_FN void weighted_sums(int64_t M, int64_t K, const X& x, int64_t stride, co
     const bool finite = pack_panel(row, scale, first, K, columns, int(ceil_div(columns, lanes<T>)), panel, !next);
     sum_block(
         M, K, x, stride, panel, columns, [&](int64_t m) { return out + m * out_stride + first; }, add, !finite, next,
-        next ? row(1) - row(0) : 0);
+        next ? row(1) - row(0) : 0, around);
   }
+  if (around) stored_around();
 }
 
 // out = Σ_k w(k) · row(k) over C columns for a single row of weights: nothing is packed, a weight of zero takes no

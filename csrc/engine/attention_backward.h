@@ -244,7 +244,8 @@ struct AttentionBackward : PairGradients<Score, T> {
     const T* dcontext = static_cast<const T*>(g.dcontext) + row(b, 0) * s.Dv;
     weighted_sums<T>(
         keys.size(), s.Tq, [&](int64_t j) { return w + j; }, s.Tk, [&](int64_t i) { return dcontext + i * s.Dv; },
-        nullptr, s.Dv, blocks, panel[thread], dvalue + (b * s.Tk + keys.begin) * s.Dv, s.Dv);
+        nullptr, s.Dv, blocks, panel[thread], dvalue + (b * s.Tk + keys.begin) * s.Dv, s.Dv, false,
+        written_around<T>(dvalue, s.B * s.Tk, s.Dv));
   }
 
   void work(int thread) {

@@ -64,7 +64,8 @@ struct PairGradients {
     weighted_sums<T>(
         keys.size(), s.Tq, [&](int64_t j) { return gradient + j; }, s.Tk, [&](int64_t i) { return query + i * s.D; },
         Score::unit_rows ? q_size : nullptr, s.D, blocks, panel[thread],
-        static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D, s.D);
+        static_cast<T*>(g.dkey) + (b * s.Tk + keys.begin) * s.D, s.D, false,
+        written_around<T>(g.dkey, s.B * s.Tk, s.D));
   }
 
   // The gradient of x/|x| to that of x: (d - u (u·d)) / |x|, with u = x/|x|.
@@ -132,6 +133,7 @@ struct PairGradients {
     T* dk;
     const T* gradient;  // of the scores, from the first query and key on
     int64_t first_row, first_key;
+    const T* next;  // what the first tile asks for, a line of every key: of the next slice
     Vec<T> dw, dw_raw;
   };
 
@@ -195,19 +197,20 @@ struct PairGradients {
     const int vectors = int(smaller(slice_vectors, ceil_div(s.D - first, L)));
     T *q = panel[thread], *k = q + slice_vectors * L * Tq, *dk = k + slice_vectors * L * Tk;
     T *raw_q = dk + slice_vectors * L * Tk, *raw_k = raw_q + slice_vectors * L * Tq;
-    const auto load_panel = [&](const void* array, int64_t row, int64_t rows, T* to, T* raw) {
+    const auto load_panel = [&](const void* array, int64_t row, int64_t rows, T* to, T* raw, bool asks) {
       const T* from = static_cast<const T*>(array) + row * s.D + first;
       for (int64_t i = 0; i < rows; i++, from += s.D)
         for (int v = 0; v < vectors; v++) {
           const Vec<T> x = load_tail(from + v * L, s.D - first - v * L);
-          prefetch(from + (slice_vectors + v) * L);  // the next slice
+          if (asks) prefetch(from + (slice_vectors + v) * L);  // the next slice
           store(to + (v * rows + i) * L, Score::prepare(x));
           if (careful) store(raw + (v * rows + i) * L, Fallback::prepare(x));
         }
     };
     const int64_t first_key = b * s.Tk + keys.begin;
-    load_panel(args.query, row(b, 0), Tq, q, raw_q);
-    load_panel(args.key, first_key, Tk, k, raw_k);
+    const bool far = s.B * s.Tk * s.D * int64_t(sizeof(T)) > far_bytes;
+    load_panel(args.query, row(b, 0), Tq, q, raw_q, true);
+    load_panel(args.key, first_key, Tk, k, raw_k, !far);
     const T* gradient = ds + row(b, 0) * s.Tk + keys.begin;
     for (int64_t i = 0; i < vectors * Tk; i++) store(dk + i * L, Vec<T>{});
     for (int v = 0; v < vectors; v++) {
@@ -221,6 +224,7 @@ struct PairGradients {
                     gradient,
                     row(b, 0),
                     first_key,
+                    far ? static_cast<const T*>(args.key) + first_key * s.D + first + (slice_vectors + v) * L : nullptr,
                     {},
                     {}};
       run_tiles(Tq, tile_queries, [&](int64_t i, int n) {
@@ -240,10 +244,16 @@ struct PairGradients {
     T* dkey = static_cast<T*>(g.dkey) + first_key * s.D + first;
     Vec<T> w[slice_vectors];
     for (int v = 0; v < vectors; v++) w[v] = weight_of_slopes(first + v * L);
+    const bool around = written_around<T>(g.dkey, s.B * s.Tk, s.D);
     for (int64_t j = 0; j < Tk; j++, dkey += s.D)
       for (int v = 0; v < vectors; v++) {
-        store_tail(dkey + v * L, load(dk + (v * Tk + j) * L) * w[v], s.D - first - v * L);
+        const Vec<T> of_key = load(dk + (v * Tk + j) * L) * w[v];
+        if (around)
+          store_around(dkey + v * L, of_key);
+        else
+          store_tail(dkey + v * L, of_key, s.D - first - v * L);
       }
+    if (around) stored_around();
   }
 
   template <bool careful, int MQ>
@@ -256,6 +266,7 @@ struct PairGradients {
     }
     for (int64_t j = keys.begin; j < keys.end; j++) {
       const Vec<T> key = load(p.k + j * L);
+      if (p.next) prefetch(p.next + j * s.D);
       Vec<T> of_key = load(p.dk + j * L);
       PYRNN_UNROLL for (int m = 0; m < MQ; m++) {
         const T of_score = p.gradient[(i + m) * s.Tk + j];
@@ -278,6 +289,7 @@ struct PairGradients {
       store(p.dk + j * L, of_key);
     }
     PYRNN_UNROLL for (int m = 0; m < MQ; m++) p.dw += sum[m];
+    p.next = nullptr;
   }
 
   void features(int thread, int64_t piece) const {
