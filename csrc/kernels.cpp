@@ -126,7 +126,7 @@ CellKernels cell_kernels() {
     return staged_forward_cycles<T>(functions_of<Cell, T>(args.variation), args, threads);
   };
   k.follows = [](const ForwardArgs& args) {
-    return fused && !is_staged<Cell>(args) && !(plain && is_unpacked(cell_functions<Cell, T>, args));
+    return !is_staged<Cell, P>(args) && !(unpacked && is_unpacked(cell_functions<Cell, T>, args));
   };
   k.forward = [](const ForwardArgs& args, int threads) {
     if constexpr (fused && unpacked)
