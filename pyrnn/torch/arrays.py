@@ -19,6 +19,8 @@ from pyrnn.stacking import AT_ONCE
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 #: One layer in one direction; its weights are spread from a list, which its stub cannot follow.
 run: Callable[..., Any] = _core.forward
+#: How many states a cell has.
+STATES = {name: spec.states for name, spec in KERNELS.specs.items()}
 
 
 class Call(NamedTuple):
@@ -73,7 +75,7 @@ def projection(weights: Sequence[Any]) -> dict[str, Any]:
 def widths(cell: str, weights: Sequence[Any]) -> tuple[int, ...]:
     """Size of each state's last axis, from the weights of a pass."""
     h = weights[1].shape[1]
-    return (h, *[weights[4].shape[1] if len(weights) > 4 else h] * (KERNELS.specs[cell].states - 1))
+    return (h, *[weights[4].shape[1] if len(weights) > 4 else h] * (STATES[cell] - 1))
 
 
 def forward(
@@ -86,33 +88,17 @@ def forward(
     if x.ndim == 2:
         return None, *step(call.cell, x, states, weights[0], save)
     cell, D, batch_first, options = call
+    if D == 1 and not options and len(weights[0]) == 4:
+        return alone(cell, batch_first, x, states, weights[0], save)
     H, dtype = weights[0][1].shape[1], x.dtype
     if batch_first:
         x = x.swapaxes(0, 1)
     T, B, _ = x.shape
     y = np.empty((B, T, D * H) if batch_first else (T, B, D * H), dtype)
     out = y.swapaxes(0, 1) if batch_first else y
-    if len(weights[0]) == 4:
-        S = KERNELS.specs[cell].states
-        finals = [np.empty((D, B, H), dtype) for _ in range(S)]
-        zeros = [np.zeros((B, H), dtype)] * S if states is None else []
-    else:
-        sizes = widths(cell, weights[0])
-        finals = [np.empty((D, B, n), dtype) for n in sizes]
-        zeros = [np.zeros((B, n), dtype) for n in sizes]
-    if (
-        D == 1 and not options and len(weights[0]) == 4
-    ):  # spelled out: one step of a small layer costs little more than this
-        kept = run(
-            cell,
-            x,
-            zeros if states is None else [s[0] for s in states],
-            *weights[0],
-            out,
-            [s[0] for s in finals],
-            save,
-        )
-        return y, finals, [kept]
+    sizes = widths(cell, weights[0])
+    finals = [np.empty((D, B, n), dtype) for n in sizes]
+    zeros = [np.zeros((B, n), dtype) for n in sizes] if states is None else []
     calls: Calls = [
         (
             (
@@ -130,12 +116,34 @@ def forward(
     return y, finals, _core.forward_all(calls) if D == 2 else in_turn(run, calls)
 
 
+def alone(
+    cell: str, batch_first: bool, x: Array, states: Sequence[Array] | None, weights: list[Any], save: bool
+) -> tuple[Array, list[Array], list[Any]]:
+    """The same of one direction without options, spelled out: a step of a small layer costs little more."""
+    w_ih, w_hh, b_ih, b_hh = weights
+    H, dtype = w_hh.shape[1], x.dtype
+    if batch_first:
+        B, T, _ = x.shape
+        y, x = np.empty((B, T, H), dtype), x.swapaxes(0, 1)
+        out = y.swapaxes(0, 1)
+    else:
+        T, B, _ = x.shape
+        y = out = np.empty((T, B, H), dtype)
+    finals, ends = [], []
+    for _ in range(STATES[cell]):
+        final = np.empty((1, B, H), dtype)
+        finals.append(final)
+        ends.append(final[0])
+    given = [np.zeros((B, H), dtype)] * len(ends) if states is None else [s[0] for s in states]
+    return y, finals, [run(cell, x, given, w_ih, w_hh, b_ih, b_hh, out, ends, save)]
+
+
 def step(
     cell: str, x: Array, states: Sequence[Array] | None, weights: Any, save: bool
 ) -> tuple[list[Array], list[Any]]:
     """One step of a cell: the new states, and what the backward needs."""
     B, H, dtype = x.shape[0], weights[1].shape[1], x.dtype
-    S = KERNELS.specs[cell].states
+    S = STATES[cell]
     finals = [np.empty((B, H), dtype) for _ in range(S)]
     kept = run(
         cell,

@@ -31,6 +31,7 @@ from pyrnn.torch.reading import (
 from pyrnn.torch.transforms import operator_now
 
 is_autocast_enabled = torch._C._is_any_autocast_enabled
+strided = torch.strided
 
 
 class Recurrent(torch.nn.RNNBase):
@@ -189,29 +190,29 @@ class Recurrent(torch.nn.RNNBase):
 
     def _short(self, x: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
         """The eager call without options, or None when anything is out of the ordinary."""
-        parameters, shape = self._parameters, x.shape
+        shape, dtype = x.shape, x.dtype
         try:
-            weights: Any = [parameters[name] for name in self._flat_weights_names]
+            weights: Any = [*map(self._parameters.__getitem__, self._flat_weights_names)]
             where = places(weights)
         except (KeyError, TypeError):
             return None  # parametrised, or None: the general way knows
-        if len(shape) != 3 or shape[2] != self.input_size or not x.is_cpu or x.layout is not torch.strided:
-            return None
-        views = self._views
-        if views is None or views.places != where or views.call.batch_first != self.batch_first:
+        views, batch_first = self._views, self.batch_first
+        if views is None or views.places != where or views.call.batch_first != batch_first:
             layers, directions = self.num_layers, 1 + self.bidirectional
-            views = take_views(weights, self._cell, layers, directions, self.batch_first)
+            views = take_views(weights, self._cell, layers, directions, batch_first)
             self.__dict__["_views"] = views
-        if views is None or views.dtype is not x.dtype:
+        if views is None or views.dtype is not dtype:
+            return None
+        if len(shape) != 3 or shape[2] != self.input_size or not x.is_cpu or x.layout is not strided:
             return None
         states = None
         if hx is not None:
             states = hx if self._tuple else (hx,)
-            expected = (views.rows, shape[0 if self.batch_first else 1], self.hidden_size)
+            expected = (views.rows, shape[0 if batch_first else 1], self.hidden_size)
             if not states_fit(states, x, views.states, expected, self.proj_size):
                 return None
         call, by_layer = views.call, views.layers
-        if self.num_layers == 1:
+        if len(by_layer) == 1:
             y, *finals = eager.layer(call, x, states, weights, by_layer[0])
         else:
             y, finals = self._stacked(

@@ -18,6 +18,7 @@ from pyrnn.torch.operators import SEQUENCE_BACKWARD
 any_requires_grad: Callable[..., bool] = torch._C._any_requires_grad
 is_grad_enabled = torch.is_grad_enabled
 data_ptr = Tensor.data_ptr
+from_numpy, view = torch.from_numpy, arrays.view
 modes: Callable[[], int] = torch._C._len_torch_dispatch_stack
 transforms: Callable[[], bool] = torch._C._are_functorch_transforms_active
 tracing: Callable[[], Any] = torch._C._get_tracing_state
@@ -65,9 +66,7 @@ class Native(torch.autograd.Function):
         ctx.save_for_backward(*tensors)
         ctx.set_materialize_grads(False)
         ctx.kept = call, saved, weights, 0 if states is None else len(states), [*map(data_ptr, tensors)]
-        if y is None:
-            return tuple(map(torch.from_numpy, finals))
-        return torch.from_numpy(y), *map(torch.from_numpy, finals)
+        return tuple(map(from_numpy, finals if y is None else (y, *finals)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
@@ -151,11 +150,9 @@ def layer(
     views: list[Any],
 ) -> Sequence[Tensor]:
     """One layer on tensors that `arrays` can read: y, and the final states; of one step the states alone."""
-    x_view = arrays.view(x)
-    s_views = None if states is None else [arrays.view(s) for s in states]
+    x_view = view(x)
+    s_views = None if states is None else [*map(view, states)]
     if is_grad_enabled() and any_requires_grad(x, states, weights):
         return apply(call, x_view, s_views, views, x, *(states or ()), *weights)
     y, finals, _ = arrays.forward(call, x_view, s_views, views, False)
-    if y is None:
-        return tuple(map(torch.from_numpy, finals))
-    return torch.from_numpy(y), *map(torch.from_numpy, finals)
+    return tuple(map(from_numpy, finals if y is None else (y, *finals)))
