@@ -172,29 +172,6 @@ def sequence_fake(
     ]
 
 
-def sequence_backward_fake(
-    grads: Sequence[Tensor],
-    handle: Tensor,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    *options: Any,
-) -> list[Tensor]:
-    """Shapes of the results of `sequence_backward`."""
-    return [a.new_empty(a.shape) for a in (x, *state, *weights)]
-
-
-def setup_sequence(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    """Keep the handle and what the forward read."""
-    x, state, weights, *rest = inputs
-    save = rest.pop()
-    if not save:
-        raise RuntimeError("pyrnn::sequence: expected save=True where gradients are wanted")
-    flags, ctx.rest = split(rest)
-    ctx.counts = len(state), len(weights)
-    ctx.save_for_backward(output[-1], x, *state, *weights, *flags)
-
-
 def split(rest: Sequence[Any]) -> tuple[list[Tensor], list[Any]]:
     """Tensors among the last arguments, and the arguments with a None in place of each, or True to say so."""
     return [a for a in rest if isinstance(a, Tensor)], [
@@ -206,39 +183,6 @@ def joined(flags: Sequence[Tensor], rest: Sequence[Any]) -> list[Any]:
     """What `split` parted."""
     left = iter(flags)
     return [next(left) if a is Ellipsis else a for a in rest]
-
-
-def differentiate_sequence(ctx: Any, grads: Sequence[Tensor]) -> tuple[Any, ...]:
-    """The backward of `sequence`: gradients of x, the states and the weights."""
-    handle, x, *saved = ctx.saved_tensors
-    S, W = ctx.counts
-    state, weights, flags = saved[:S], saved[S : S + W], saved[S + W :]
-    rest = joined(flags, ctx.rest)
-    given = [g if g is not None else torch.zeros_like(s) for g, s in zip(grads[1:-1], state, strict=True)]
-    dy = grads[0]
-    if dy is None:
-        dy = x.new_zeros((*x.shape[:2], rest[1] * weights[1].shape[1]))
-    dx, *others = SEQUENCE_BACKWARD([dy, *given], handle, x, state, weights, *rest)
-    return dx, others[:S], others[S:], *[None] * (len(rest) + 1)
-
-
-def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    """Keep what the backward read."""
-    grads, _, x, state, weights, *rest = inputs
-    flags, ctx.rest = split(rest)
-    ctx.counts = len(grads), len(state), len(weights)
-    ctx.save_for_backward(*grads, x, *state, *weights, *flags)
-
-
-def differentiate_backward(ctx: Any, seconds: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """The backward of `sequence_backward`."""
-    G, S, W = ctx.counts
-    saved = ctx.saved_tensors
-    read = saved[G : G + 1 + S + W]
-    rest = joined(saved[G + 1 + S + W :], ctx.rest)
-    results = second_gradients(plain_of(rest, S), saved[:G], read, seconds)
-    others = results[G + 1 :]
-    return list(results[:G]), None, results[G], list(others[:S]), list(others[S:]), *[None] * len(rest)
 
 
 def plain_of(rest: Sequence[Any], S: int) -> Callable[..., tuple[Tensor, ...]]:
@@ -271,13 +215,76 @@ def second_gradients(
     return results
 
 
-torch.library.impl("pyrnn::sequence", "CPU", sequence, lib=LIBRARY)
-torch.library.impl("pyrnn::sequence_backward", "CPU", sequence_backward, lib=LIBRARY)
-torch.library.register_fake("pyrnn::sequence", sequence_fake, lib=LIBRARY)
-torch.library.register_fake("pyrnn::sequence_backward", sequence_backward_fake, lib=LIBRARY)
-torch.library.register_autograd(
-    "pyrnn::sequence", differentiate_sequence, setup_context=setup_sequence, lib=LIBRARY
-)
-torch.library.register_autograd(
-    "pyrnn::sequence_backward", differentiate_backward, setup_context=setup_backward, lib=LIBRARY
-)
+def register(
+    name: str,
+    forward: Callable[..., list[Tensor]],
+    backward: Callable[..., list[Tensor]],
+    fake: Callable[..., list[Tensor]],
+    plain: Callable[[Sequence[Any], int], Callable[..., tuple[Tensor, ...]]],
+    devices: Sequence[str],
+) -> None:
+    """Implement an operator of layers and its backward, and make both differentiable.
+
+    Parameters
+    ----------
+    name : str
+        Of the forward, whose arguments are x, the states, the weights, others and `save`, and whose last
+        result is a handle. "_backward" behind it is the other's, which takes the gradients and the handle
+        first.
+    forward, backward, fake : callable
+        The operators, and the forward's shapes.
+    plain : callable
+        From the other arguments and the number of states, the forward as a function of x, the states and the
+        weights by plain operations.
+    devices : sequence of str
+        "CPU", "CUDA".
+    """
+    first, second = f"pyrnn::{name}", f"pyrnn::{name}_backward"
+    packet: Any = getattr(torch.ops.pyrnn, f"{name}_backward")
+    run_backward = packet.default
+
+    def setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+        x, state, weights, *rest, save = inputs
+        if not save:
+            raise RuntimeError(f"{first}: expected save=True where gradients are wanted")
+        flags, ctx.rest = split(rest)
+        ctx.counts = len(state), len(weights)
+        ctx.shapes = [a.shape for a in output[:-1]]
+        ctx.save_for_backward(output[-1], x, *state, *weights, *flags)
+
+    def differentiate(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        handle, x, *saved = ctx.saved_tensors
+        S, W = ctx.counts
+        state, weights, rest = saved[:S], saved[S : S + W], joined(saved[S + W :], ctx.rest)
+        given = [x.new_zeros(n) if g is None else g for g, n in zip(grads[:-1], ctx.shapes, strict=True)]
+        dx, *others = run_backward(given, handle, x, state, weights, *rest)
+        return dx, others[:S], others[S:], *[None] * (len(rest) + 1)
+
+    def fake_backward(
+        grads: Any, handle: Tensor, x: Tensor, state: Any, weights: Any, *rest: Any
+    ) -> list[Tensor]:
+        return [a.new_empty(a.shape) for a in (x, *state, *weights)]
+
+    def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+        grads, _, x, state, weights, *rest = inputs
+        flags, ctx.rest = split(rest)
+        ctx.counts = len(grads), len(state), len(weights)
+        ctx.save_for_backward(*grads, x, *state, *weights, *flags)
+
+    def differentiate_backward(ctx: Any, seconds: Sequence[Tensor | None]) -> tuple[Any, ...]:
+        (G, S, W), saved = ctx.counts, ctx.saved_tensors
+        read, rest = saved[G : G + 1 + S + W], joined(saved[G + 1 + S + W :], ctx.rest)
+        results = second_gradients(plain(rest, S), saved[:G], read, seconds)
+        others = results[G + 1 :]
+        return list(results[:G]), None, results[G], list(others[:S]), list(others[S:]), *[None] * len(rest)
+
+    for device in devices:
+        torch.library.impl(first, device, forward, lib=LIBRARY)
+        torch.library.impl(second, device, backward, lib=LIBRARY)
+    torch.library.register_fake(first, fake, lib=LIBRARY)
+    torch.library.register_fake(second, fake_backward, lib=LIBRARY)
+    torch.library.register_autograd(first, differentiate, setup_context=setup, lib=LIBRARY)
+    torch.library.register_autograd(second, differentiate_backward, setup_context=setup_backward, lib=LIBRARY)
+
+
+register("sequence", sequence, sequence_backward, sequence_fake, plain_of, ["CPU"])

@@ -49,6 +49,20 @@ def one_by_one(
     return [run(*(pick(a, d, k) for a, d in zip(arguments, in_dims, strict=True))) for k in range(n)]
 
 
+def batched(run: Operator) -> Callable[..., tuple[list[Tensor], list[int | None]]]:
+    """The rule of torch.vmap for an operator: a call for each sample.
+
+    A handle of one sample is none of the others': the backward computes the forward again.
+    """
+
+    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[list[Tensor], list[int | None]]:
+        each = one_by_one(run, info.batch_size, in_dims, arguments)
+        results = [torch.stack(a) for a in zip(*each, strict=True)]
+        return results, [0] * len(results)
+
+    return rule
+
+
 def none_of(dims: Any) -> bool:
     """Whether nothing of an argument has a sample axis."""
     return dims is None or (isinstance(dims, list | tuple) and all(d is None for d in dims))
@@ -85,14 +99,6 @@ def batched_sequence(
         [samples(y, batch, n), *(samples(s, 1, n) for s in finals), handle],
         [*[0] * (1 + len(finals)), None],
     )
-
-
-def batched_backward(
-    run: Operator, n: int, in_dims: tuple[Any, ...], arguments: tuple[Any, ...]
-) -> tuple[list[Tensor], list[int | None]]:
-    """The operator `run`, `pyrnn::sequence_backward` at a level below, on n samples."""
-    results = [torch.stack(a) for a in zip(*one_by_one(run, n, in_dims, arguments), strict=True)]
-    return results, [0] * len(results)
 
 
 class Transformed(torch.autograd.Function):
@@ -153,7 +159,7 @@ class TransformedBackward(torch.autograd.Function):
     def vmap(info: Any, in_dims: tuple[Any, ...], spec: Any, *leaves: Any) -> tuple[Any, Any]:
         """On samples."""
         dims, arguments = tree_unflatten(in_dims[1:], spec), tree_unflatten(leaves, spec)
-        results, out_dims = batched_backward(backward_operator, info.batch_size, dims, arguments)
+        results, out_dims = batched(backward_operator)(info, dims, *arguments)
         return tuple(results), tuple(out_dims)
 
 
@@ -196,10 +202,4 @@ torch.library.register_vmap(
     lambda info, in_dims, *arguments: batched_sequence(SEQUENCE, info.batch_size, in_dims, arguments),
     lib=LIBRARY,
 )
-torch.library.register_vmap(
-    "pyrnn::sequence_backward",
-    lambda info, in_dims, *arguments: batched_backward(
-        SEQUENCE_BACKWARD, info.batch_size, in_dims, arguments
-    ),
-    lib=LIBRARY,
-)
+torch.library.register_vmap("pyrnn::sequence_backward", batched(SEQUENCE_BACKWARD), lib=LIBRARY)

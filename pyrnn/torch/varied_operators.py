@@ -16,8 +16,8 @@ from torch import Tensor
 
 from pyrnn.states import built
 from pyrnn.torch import eager, plain
-from pyrnn.torch.operators import HANDLES, LIBRARY, joined, keep, second_gradients, split
-from pyrnn.torch.transforms import one_by_one
+from pyrnn.torch.operators import HANDLES, LIBRARY, keep, register
+from pyrnn.torch.transforms import batched
 from pyrnn.torch.varying import Call, backward, engine_for, flat, forward, layers_of
 
 ARGUMENTS = (
@@ -76,11 +76,11 @@ def firsts(
     return results
 
 
-def plain_of(call: Call, S: int) -> Any:
+def plain_of(call: Sequence[Any], S: int) -> Any:
     """The results of x, S tensors of the state and the weights, by the plain operations."""
 
     def run(x: Tensor, *tensors: Tensor) -> tuple[Tensor, ...]:
-        return tuple(plain.layers(x, tensors[:S], tensors[S:], call))
+        return tuple(plain.layers(x, tensors[:S], tensors[S:], Call(*call)))
 
     return run
 
@@ -129,79 +129,6 @@ def varied_fake(x: Tensor, state: Sequence[Tensor], weights: Sequence[Tensor], *
     return [*results, x.new_empty((int(save),), dtype=torch.uint8, device="cpu")]
 
 
-def varied_backward_fake(
-    grads: Sequence[Tensor],
-    handle: Tensor,
-    x: Tensor,
-    state: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    *call: Any,
-) -> list[Tensor]:
-    """Shapes of the results of `varied_backward`."""
-    return [a.new_empty(a.shape) for a in (x, *state, *weights)]
-
-
-def setup(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    """Keep the handle and what the forward read."""
-    x, state, weights, *rest, save = inputs
-    if not save:
-        raise RuntimeError("pyrnn::varied: expected save=True where gradients are wanted")
-    flags, ctx.rest = split(rest)
-    ctx.counts = len(state), len(weights)
-    ctx.shapes = [a.shape for a in output[:-1]]
-    ctx.save_for_backward(output[-1], x, *state, *weights, *flags)
-
-
-def differentiate(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """The backward of `varied`."""
-    handle, x, *saved = ctx.saved_tensors
-    S, W = ctx.counts
-    state, weights = saved[:S], saved[S : S + W]
-    rest = joined(saved[S + W :], ctx.rest)
-    given = [x.new_zeros(s) if g is None else g for g, s in zip(grads[:-1], ctx.shapes, strict=True)]
-    dx, *others = VARIED_BACKWARD(given, handle, x, state, weights, *rest)
-    return dx, others[:S], others[S:], *[None] * (len(rest) + 1)
-
-
-def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    """Keep what the backward read."""
-    grads, _, x, state, weights, *rest = inputs
-    flags, ctx.rest = split(rest)
-    ctx.counts = len(grads), len(state), len(weights)
-    ctx.save_for_backward(*grads, x, *state, *weights, *flags)
-
-
-def differentiate_backward(ctx: Any, seconds: Sequence[Tensor | None]) -> tuple[Any, ...]:
-    """The backward of `varied_backward`."""
-    (G, S, W), saved = ctx.counts, ctx.saved_tensors
-    rest = joined(saved[G + 1 + S + W :], ctx.rest)
-    read = saved[G : G + 1 + S + W]
-    results = second_gradients(plain_of(Call(*rest), S), saved[:G], read, seconds)
-    others = results[G + 1 :]
-    return list(results[:G]), None, results[G], list(others[:S]), list(others[S:]), *[None] * len(rest)
-
-
-def batched(operator: Any) -> Any:
-    """The operator on samples: one call for each."""
-
-    def run(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[list[Tensor], list[int | None]]:
-        each = one_by_one(operator, info.batch_size, in_dims, arguments)
-        if operator is VARIED:  # a handle of one sample is none of the others'
-            each = [[*results[:-1], results[-1].clone()] for results in each]
-        results = [torch.stack(a) for a in zip(*each, strict=True)]
-        return results, [0] * len(results)
-
-    return run
-
-
-for device in ("CPU", "CUDA"):
-    torch.library.impl("pyrnn::varied", device, varied, lib=LIBRARY)
-    torch.library.impl("pyrnn::varied_backward", device, varied_backward, lib=LIBRARY)
-torch.library.register_fake("pyrnn::varied", varied_fake, lib=LIBRARY)
-torch.library.register_fake("pyrnn::varied_backward", varied_backward_fake, lib=LIBRARY)
-torch.library.register_autograd("pyrnn::varied", differentiate, setup_context=setup, lib=LIBRARY)
-torch.library.register_autograd(
-    "pyrnn::varied_backward", differentiate_backward, setup_context=setup_backward, lib=LIBRARY
-)
+register("varied", varied, varied_backward, varied_fake, plain_of, ["CPU", "CUDA"])
 torch.library.register_vmap("pyrnn::varied", batched(VARIED), lib=LIBRARY)
 torch.library.register_vmap("pyrnn::varied_backward", batched(VARIED_BACKWARD), lib=LIBRARY)
