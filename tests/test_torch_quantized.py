@@ -67,6 +67,29 @@ def test_a_layer_packed_saved_and_copied():
     assert repr(small) == "Quantized(LSTM(30, 50).quantize('int8'))"
 
 
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about itself
+def test_compiled_exported_and_checked():
+    model, x = model_of(), torch.randn(3, 9, 30)
+    pyrnn.torch.quantize(model)
+    hx, lengths = torch.randn(3, 1, 20), torch.tensor([9, 0, 4])
+    expected = model(x, hx=hx, lengths=lengths)
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x, hx=hx, lengths=lengths), expected, rtol=0, atol=0)
+    small = model.below
+    exported = torch.export.export(small, (x,), dynamic_shapes={"input": {1: torch.export.Dim("T", min=2)}})
+    assert "pyrnn.quantized" in str(exported.graph)
+    other = pyrnn.torch.quantize(torch.nn.LSTM(30, 50, 2, bidirectional=True, batch_first=True)).model
+    module = exported.module()
+    for layer in (small, other):
+        module.load_state_dict(layer.state_dict())
+        for T in (9, 4):
+            torch.testing.assert_close(module(x[:, :T]), layer(x[:, :T]), rtol=0, atol=0)
+    state = [torch.randn(4, 3, 50) for _ in range(2)]
+    arguments = (x, state, list(small.buffers()), small._text, 2, lengths, None, None, False)
+    found = torch.library.opcheck(torch.ops.pyrnn.quantized.default, arguments)
+    assert set(found.values()) == {"SUCCESS"}
+
+
 @pytest.mark.parametrize(
     ("error", "message", "call"),
     [

@@ -3,14 +3,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+import json
+from collections import OrderedDict
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from pyrnn import checks, quantized
 from pyrnn.torch.inspecting import turned
+from pyrnn.torch.operators import LIBRARY
 from pyrnn.torch.replacing import Replaced
 from pyrnn.torch.variants import on_rows
 
@@ -44,14 +48,18 @@ class Quantized(torch.nn.Module):
 
     def __init__(self, layer: quantized.Quantized, states_batch_first: bool = False) -> None:
         super().__init__()
-        self.layer, self.states_batch_first = layer, states_batch_first
+        self.states_batch_first = states_batch_first
         for name, a in layer.params.items():
             self.register_buffer(name, torch.tensor(a))
+        self._take(layer)
 
-    @property
-    def batch_first(self) -> bool:
-        """Whether sequences are (B, T, …)."""
-        return self.layer.batch_first
+    def _take(self, layer: quantized.Quantized) -> None:
+        """Compute with this layer from now on."""
+        self.layer, self.batch_first = layer, layer.batch_first
+        layout = layer._layout
+        self._directions, self._states = layout.directions, layout.spec.states
+        self._rows, self._hidden_size = layout.num_layers * layout.directions, layout.units[0]
+        self._text = json.dumps([layer.config(), list(layer.params)])
 
     def forward(
         self,
@@ -77,12 +85,8 @@ class Quantized(torch.nn.Module):
         output : tensor (T, B, H·directions) in the layout of the input, or PackedSequence
         hx : the state after each row's last valid step
         """
-        if torch.compiler.is_compiling():  # a break in the graph: integers have no operator
-            call: Any = torch._dynamo.disable(self.forward)
-            found: tuple[Any, Any] = call(
-                input, hx, lengths=lengths, mask=mask, resets=resets, reset_to=reset_to
-            )
-            return found
+        if torch.compiler.is_compiling() and isinstance(input, Tensor):
+            return self._traced(input, hx, (lengths, mask, resets), reset_to)
         if isinstance(input, PackedSequence):
             if not (lengths is None and mask is None and resets is None):
                 raise ValueError("lengths, mask, resets: expected None beside a PackedSequence, got some")
@@ -102,14 +106,102 @@ class Quantized(torch.nn.Module):
         final = each(lambda s: torch.from_numpy(s).to(input.dtype), state)
         return torch.from_numpy(y).to(input.dtype), turned(final) if self.states_batch_first else final
 
+    def _traced(self, input: Tensor, hx: Any, flags: tuple[Any, ...], reset_to: str) -> tuple[Tensor, Any]:
+        """A call by the operator, of which a compiler makes a node."""
+        checks.choice("reset_to", reset_to, ("zero", "initial"))
+        given = turned(hx) if self.states_batch_first else hx
+        x = input.detach().float()
+        if given is None:
+            batch = () if x.dim() < 3 else (x.shape[0 if self.batch_first else 1],)
+            states = [x.new_zeros((self._rows, *batch, self._hidden_size))] * self._states
+        else:
+            states = [s.detach().float() for s in (given if isinstance(given, tuple | list) else (given,))]
+        options = [a if a is None else torch.as_tensor(a) for a in flags]
+        weights = list(self.buffers())
+        y, *finals = QUANTIZED(
+            x, states, weights, self._text, self._directions, *options, reset_to == "initial"
+        )
+        finals = [s.to(input.dtype) for s in finals]
+        final = tuple(finals) if self._states > 1 else finals[0]
+        return y.to(input.dtype), turned(final) if self.states_batch_first else final
+
     def _load_from_state_dict(self, *args: Any, **keywords: Any) -> None:
         super()._load_from_state_dict(*args, **keywords)
         params = {name: a.numpy() for name, a in self.named_buffers()}
-        self.layer = quantized.Quantized(self.layer.config(), params)
+        self._take(quantized.Quantized(self.layer.config(), params))
 
     def extra_repr(self) -> str:
         """The layer that it was."""
         return repr(self.layer)
+
+
+class Packed(NamedTuple):
+    """A layer that the operator made, and the tensors it was made of, whose memory nothing else can be in."""
+
+    layer: quantized.Quantized
+    weights: list[Tensor]
+    versions: list[int]
+
+
+#: The operator's layers by where their weights are, the last used last.
+PACKED: OrderedDict[tuple[Any, ...], Packed] = OrderedDict()
+MOST_PACKED = 64
+
+
+def packed(text: str, weights: list[Tensor]) -> quantized.Quantized:
+    """The layer of these weights, packed when they are first seen and when they have changed since."""
+    key = text, *(w.data_ptr() for w in weights)
+    versions = [0 if w.is_inference() else w._version for w in weights]
+    found = PACKED.pop(key, None)
+    if found is None or found.versions != versions:
+        config, names = json.loads(text)
+        params = {name: w.numpy(force=True) for name, w in zip(names, weights, strict=True)}
+        found = Packed(quantized.Quantized(config, params), [w.detach() for w in weights], versions)
+    PACKED[key] = found
+    while len(PACKED) > MOST_PACKED:
+        PACKED.popitem(last=False)
+    return found.layer
+
+
+def run(
+    x: Tensor,
+    state: list[Tensor],
+    weights: list[Tensor],
+    text: str,
+    directions: int,
+    lengths: Tensor | None,
+    mask: Tensor | None,
+    resets: Tensor | None,
+    reset_to_initial: bool,
+) -> list[Tensor]:
+    """The operator: y and the final states of a layer whose configuration and names of weights are `text`."""
+    states = [s.numpy(force=True) for s in state]
+    flags = {"lengths": lengths, "mask": mask, "resets": resets}
+    y, final = packed(text, weights)(
+        x.numpy(force=True),
+        tuple(states) if len(states) > 1 else states[0],
+        **{name: a if a is None else a.numpy(force=True) for name, a in flags.items()},
+        reset_to="initial" if reset_to_initial else "zero",
+    )
+    finals = final if isinstance(final, tuple) else (final,)
+    return [torch.from_numpy(np.ascontiguousarray(a)) for a in (y, *finals)]
+
+
+def run_fake(
+    x: Tensor, state: list[Tensor], weights: list[Tensor], text: str, directions: int, *options: Any
+) -> list[Tensor]:
+    """Shapes of the results of `run`."""
+    y = x.new_empty((*x.shape[:-1], directions * state[0].shape[-1]))
+    return [y, *(x.new_empty(s.shape) for s in state)]
+
+
+LIBRARY.define(
+    "quantized(Tensor x, Tensor[] state, Tensor[] weights, str layer, int directions, Tensor? lengths, "
+    "Tensor? mask, Tensor? resets, bool reset_to_initial) -> Tensor[]"
+)
+QUANTIZED = torch.ops.pyrnn.quantized.default
+torch.library.impl("pyrnn::quantized", "CPU", run, lib=LIBRARY)
+torch.library.register_fake("pyrnn::quantized", run_fake, lib=LIBRARY)
 
 
 def each(function: Any, state: Any) -> Any:
