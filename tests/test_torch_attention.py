@@ -118,6 +118,106 @@ def test_compiled_exported_and_checked():
     torch.testing.assert_close(many[1], attention(2 * query, key))
 
 
+@pytest.fixture
+def one_thread():
+    """PyTorch's threads wait for each other at every tiny product, long where others use the cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def named(module):
+    return dict(module.named_parameters())
+
+
+SECOND = {
+    **{
+        kind: ATTENTIONS[kind] for kind in ("bahdanau", "coverage", "general", "concat", "local", "sparsemax")
+    },
+    "dot": lambda m: m.LuongAttention(6, 6, score="scaled_dot", local="m", window=2, dtype="float64"),
+}
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about itself
+@pytest.mark.parametrize("kind", SECOND)
+def test_derivatives_of_derivatives_and_forward_mode(kind):
+    """Each kind in one call with lengths, a mask, and a query that has no key."""
+    torch.manual_seed(1)
+    attention = SECOND[kind](pyrnn.torch)
+    query, key, value = draw(2, 3, attention.aligner.query_size), draw(2, 4, 6), draw(2, 4, 5)
+    mask = torch.tensor([[1, 1, 0, 1], [1, 1, 1, 1], [0, 0, 0, 0]], dtype=torch.bool).expand(2, 3, 4)
+    options = {"key_lengths": torch.tensor([4, 2]), "mask": mask, "return_weights": True}
+    tensors = (query, key, value, *attention.parameters())
+
+    def call(query, key, value, *parameters):
+        given = dict(zip(named(attention), parameters, strict=True))
+        return torch.func.functional_call(attention, given, (query, key, value), options)
+
+    assert torch.autograd.gradgradcheck(call, tensors, fast_mode=True)
+    tangents = tuple(torch.randn_like(a) for a in tensors)
+    plain_values, along = torch.func.jvp(call, tuple(a.detach() for a in tensors), tangents)
+    results = call(*tensors)
+    torch.testing.assert_close(plain_values, tuple(a.detach() for a in results), rtol=1e-12, atol=1e-12)
+    dys = [torch.randn_like(a) for a in results]
+    grads = torch.autograd.grad(results, tensors, dys)
+    forward = sum((a * d).sum() for a, d in zip(along, dys, strict=True))
+    backward = sum((a * t).sum() for a, t in zip(grads, tangents, strict=True))
+    torch.testing.assert_close(forward, backward, rtol=1e-10, atol=1e-10)
+
+
+DECODERS = [
+    ("lstm", "current", "coverage", {"attention_layer": 4}),
+    ("gru", "previous", "general", {}),
+    ("lstm_peephole", "current", "concat", {"input_feed": False}),
+]
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.filterwarnings("ignore")  # PyTorch's, about itself
+@pytest.mark.parametrize(("cell", "query", "kind", "options"), DECODERS)
+def test_derivatives_of_derivatives_of_a_decoder(cell, query, kind, options):
+    torch.manual_seed(1)
+    attention = ATTENTIONS[kind](pyrnn.torch)
+    decoder = pyrnn.torch.AttentionDecoder(cell, 2, 5, attention, query=query, dtype="float64", **options)
+    x, memory = draw(2, 2, 2), draw(2, 3, 6)
+    names, lengths = named(decoder), torch.tensor([3, 2])
+
+    def call(x, memory, *parameters):
+        given = dict(zip(names, parameters, strict=True))
+        outputs, final, weights = torch.func.functional_call(decoder, given, (x, memory, lengths))
+        return outputs, weights, *(final if isinstance(final, tuple) else (final,))
+
+    tensors = (x, memory, *names.values())
+    assert torch.autograd.gradgradcheck(call, tensors, fast_mode=True)
+    fixed = tuple(a.detach() for a in tensors)
+    values, _ = torch.func.jvp(call, fixed, fixed)
+    torch.testing.assert_close(values, tuple(a.detach() for a in call(*tensors)), rtol=1e-12, atol=1e-12)
+
+
+def test_gradients_of_every_sample():
+    """Padding is NaN, and stays where it is."""
+    torch.manual_seed(2)
+    attention = ATTENTIONS["bahdanau"](pyrnn.torch)
+    parameters = {name: a.detach() for name, a in named(attention).items()}
+    query, key = torch.randn(3, 2, 5).double(), torch.randn(3, 4, 6).double()
+    lengths = torch.tensor([4, 2, 3])
+    key[1, 2:] = key[2, 3:] = torch.nan
+
+    def loss(parameters, query, key, length):
+        arguments = (query[None], key[None])
+        options = {"key_lengths": length[None]}
+        return torch.func.functional_call(attention, parameters, arguments, options).square().sum()
+
+    every = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0, 0, 0))(parameters, query, key, lengths)
+    for k in range(3):
+        context = attention(query[k : k + 1], key[k : k + 1], key_lengths=lengths[k : k + 1])
+        grads = torch.autograd.grad(context.square().sum(), list(attention.parameters()))
+        for a, e in zip(every.values(), grads, strict=True):
+            torch.testing.assert_close(a[k], e, rtol=1e-10, atol=1e-12)
+
+
 def test_as_modules():
     torch.manual_seed(3)
     first = pyrnn.torch.BahdanauAttention(5, 6, 8)

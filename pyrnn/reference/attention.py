@@ -21,7 +21,8 @@ class Dot:
 
     @staticmethod
     def forward(q: Array, k: Array, v: Any) -> Array:
-        return np.asarray(np.einsum("bd,bkd->bk", q, k))
+        s: Array = np.einsum("bd,bkd->bk", q, k)
+        return s
 
     @staticmethod
     def backward(q: Array, k: Array, v: Any, ds: Array) -> tuple[Array, Array, Any]:

@@ -2,13 +2,15 @@
 """The registered operators of attention and of the decoder, forward and backward.
 
 Both are functions of named arrays with options; the names and options travel as JSON. As with
-`pyrnn::sequence`, the backward finds what the forward kept through a handle, or computes the forward again.
+`pyrnn::sequence`, the backward finds what the forward kept through a handle, or computes the forward again;
+gradients of gradients, and transforms of torch.func, are those of the plain operations of
+`pyrnn.torch.plain_attention`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,9 +21,10 @@ from torch import Tensor
 from pyrnn import functional
 from pyrnn.functional import KERNELS
 from pyrnn.layout import Array
-from pyrnn.torch import arrays
+from pyrnn.torch import arrays, plain_attention
 from pyrnn.torch.engines import place
-from pyrnn.torch.operators import HANDLES, LIBRARY, keep
+from pyrnn.torch.operators import HANDLES, LIBRARY, keep, second_gradients
+from pyrnn.torch.transforms import batched
 
 ARGUMENTS = "str[] names, str options, bool causal, int query_offset"
 LIBRARY.define(f"attend(Tensor[] inputs, {ARGUMENTS}, bool save) -> Tensor[]")
@@ -75,18 +78,33 @@ def spec_of(names: Sequence[str], options: str, causal: bool, query_offset: int)
     return Spec(tuple(names), known)
 
 
-def run(spec: Spec, given: Mapping[str, Array]) -> tuple[list[Array], Any]:
-    """The results and what the backward needs, by `pyrnn.functional`."""
+class Parted(NamedTuple):
+    """Inputs by name, by what they are."""
+
+    params: dict[str, Any]
+    score: dict[str, Any]  # of a decoder
+    state: tuple[Any, ...]  # of a decoder
+    rest: dict[str, Any]
+
+
+def parted(spec: Spec, given: Mapping[str, Any]) -> Parted:
+    """Inputs by name, whose names tell what they are."""
     params = {n.removeprefix(PARAM): a for n, a in given.items() if n.startswith(PARAM)}
     score = {n.removeprefix(SCORE): a for n, a in given.items() if n.startswith(SCORE)}
-    rest: dict[str, Any] = {n: a for n, a in given.items() if not n.startswith((PARAM, SCORE))}
+    rest = {n: a for n, a in given.items() if not n.startswith((PARAM, SCORE))}
+    names = KERNELS.specs[spec.options["cell"]].state_names if spec.decoder else ()
+    return Parted(params, score, tuple(rest.pop(n) for n in names if n in rest), rest)
+
+
+def run(spec: Spec, given: Mapping[str, Array]) -> tuple[list[Array], Any]:
+    """The results and what the backward needs, by `pyrnn.functional`."""
+    params, score, state, rest = parted(spec, given)
     options = dict(spec.options)
     if not spec.decoder:
         context, weights, saved = functional.attention_forward(
             rest.pop("query"), rest.pop("key"), rest.pop("value", None), params=params, **rest, **options
         )
         return [context, weights], saved
-    state = tuple(rest.pop(n) for n in KERNELS.specs[options["cell"]].state_names if n in rest)
     options["attention"] = options["attention"] | {"params": score}
     outputs, final, weights, saved_decoder = functional.decoder_forward(
         options.pop("cell"),
@@ -98,6 +116,28 @@ def run(spec: Spec, given: Mapping[str, Array]) -> tuple[list[Array], Any]:
         **rest,
     )
     return [outputs, weights, *(final if isinstance(final, tuple) else (final,))], saved_decoder
+
+
+def plain_of(spec: Spec, constants: Sequence[Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    """The results of the inputs that have a gradient, by the plain operations."""
+
+    def run(*tensors: Tensor) -> tuple[Tensor, ...]:
+        left, fixed = iter(tensors), iter(constants)
+        given = {n: next(fixed) if n in CONSTANT else next(left) for n in spec.names}
+        params, score, state, rest = parted(spec, given)
+        if spec.decoder:
+            return plain_attention.decoder(rest, params, score, state, spec.options)
+        return plain_attention.attention(rest, params, spec.options)
+
+    return run
+
+
+def differentiable(names: Sequence[str], inputs: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+    """Inputs with a gradient, and those without."""
+    sorts: tuple[list[Tensor], list[Tensor]] = [], []
+    for name, a in zip(names, inputs, strict=True):
+        sorts[name in CONSTANT].append(a)
+    return sorts
 
 
 def run_backward(spec: Spec, saved: Any, grads: Sequence[Array]) -> dict[str, Array]:
@@ -151,7 +191,7 @@ def attend_backward(
     else:
         saved = kept.saved[0]
     named = run_backward(known, saved, [np.ascontiguousarray(arrays.view(g)) for g in grads])
-    return [torch.from_numpy(np.ascontiguousarray(named[n])) for n in known.names if n not in CONSTANT]
+    return [torch.from_numpy(np.asarray(named[n], order="C")) for n in known.names if n not in CONSTANT]
 
 
 def attend_fake(
@@ -203,32 +243,32 @@ def differentiate_attend(ctx: Any, grads: Sequence[Tensor | None]) -> tuple[Any,
     return gradients, None, None, None, None, None
 
 
-def one_by_one(operator: Any) -> Any:
-    """The rule of torch.vmap: a call for each sample."""
+def setup_backward(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    """Keep what the backward read."""
+    grads, _, tensors, outputs, *ctx.rest = inputs
+    ctx.counts = len(grads), len(outputs)
+    ctx.save_for_backward(*grads, *tensors)
 
-    def rule(info: Any, in_dims: tuple[Any, ...], *arguments: Any) -> tuple[list[Tensor], list[int]]:
-        def pick(a: Any, dims: Any, k: int) -> Any:
-            if isinstance(a, list | tuple):
-                dims = dims if isinstance(dims, list | tuple) else [dims] * len(a)
-                return [pick(one, dim, k) for one, dim in zip(a, dims, strict=True)]
-            return a if dims is None else a.select(dims, k)
 
-        each = [
-            operator(*(pick(a, d, k) for a, d in zip(arguments, in_dims, strict=True)))
-            for k in range(info.batch_size)
-        ]
-        results = [torch.stack(a) for a in zip(*each, strict=True)]
-        return results, [0] * len(results)
-
-    return rule
+def differentiate_backward(ctx: Any, seconds: Sequence[Tensor | None]) -> tuple[Any, ...]:
+    """The backward of `attend_backward`, by PyTorch through the plain operations."""
+    (G, outputs), names = ctx.counts, ctx.rest[0]
+    grads, (read, constants) = ctx.saved_tensors[:G], differentiable(names, ctx.saved_tensors[G:])
+    found = iter(second_gradients(plain_of(spec_of(*ctx.rest), constants), grads, read, seconds))
+    firsts = [next(found) for _ in grads]
+    inputs = [None if n in CONSTANT else next(found) for n in names]
+    return firsts, None, inputs, [None] * outputs, *[None] * len(ctx.rest)
 
 
 torch.library.impl("pyrnn::attend", "CPU", attend, lib=LIBRARY)
 torch.library.impl("pyrnn::attend_backward", "CPU", attend_backward, lib=LIBRARY)
 torch.library.register_fake("pyrnn::attend", attend_fake, lib=LIBRARY)
 torch.library.register_fake("pyrnn::attend_backward", attend_backward_fake, lib=LIBRARY)
-torch.library.register_vmap("pyrnn::attend", one_by_one(ATTEND), lib=LIBRARY)
-torch.library.register_vmap("pyrnn::attend_backward", one_by_one(ATTEND_BACKWARD), lib=LIBRARY)
+torch.library.register_vmap("pyrnn::attend", batched(ATTEND), lib=LIBRARY)
+torch.library.register_vmap("pyrnn::attend_backward", batched(ATTEND_BACKWARD), lib=LIBRARY)
 torch.library.register_autograd(
     "pyrnn::attend", differentiate_attend, setup_context=setup_attend, lib=LIBRARY
+)
+torch.library.register_autograd(
+    "pyrnn::attend_backward", differentiate_backward, setup_context=setup_backward, lib=LIBRARY
 )

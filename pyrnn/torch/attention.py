@@ -13,7 +13,8 @@ import pyrnn
 from pyrnn import placing
 from pyrnn.aligning import Aligner
 from pyrnn.functional import KERNELS
-from pyrnn.torch.attending import ATTEND, PARAM, SCORE, options_of
+from pyrnn.torch import eager
+from pyrnn.torch.attending import ATTEND, PARAM, SCORE, differentiable, options_of, plain_of, spec_of
 
 __all__ = ["AttentionDecoder", "BahdanauAttention", "LuongAttention"]
 
@@ -34,6 +35,9 @@ def call(options: str, given: dict[str, Any], causal: bool = False, query_offset
     mask = given.get("mask")
     if mask is not None and mask.requires_grad:
         raise RuntimeError("mask: expected a tensor that requires no gradient; the kernels give it none")
+    if not torch.compiler.is_compiling() and (eager.transforms() or eager.forward_mode()):
+        tensors, constants = differentiable(list(given), list(given.values()))
+        return list(plain_of(spec_of(list(given), options, causal, query_offset), constants)(*tensors))
     save = torch.is_grad_enabled()
     results: list[Tensor] = ATTEND(list(given.values()), list(given), options, causal, query_offset, save)
     return results[:-1]
