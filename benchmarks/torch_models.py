@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 import pyrnn.torch
+from pyrnn import _core
 
 ROUNDS = 9
 
@@ -117,7 +118,9 @@ def swapped(made: Any) -> tuple[torch.nn.Module, pyrnn.torch.Replaced]:
     return model, pyrnn.torch.replace(model)
 
 
-def alternate(calls: list[Callable[[], Any]], seconds: float = 0.05) -> list[list[float]]:
+def alternate(
+    calls: list[Callable[[], Any]], seconds: float = 0.05, clock: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
     """Microseconds of each call in every round."""
     counts = []
     for call in calls:
@@ -129,10 +132,10 @@ def alternate(calls: list[Callable[[], Any]], seconds: float = 0.05) -> list[lis
     for _ in range(ROUNDS):
         for mine, call, count in zip(times, calls, counts, strict=True):
             call()
-            begin = time.perf_counter()
+            begin = clock()
             for _ in range(count):
                 call()
-            mine.append((time.perf_counter() - begin) / count * 1e6)
+            mine.append((clock() - begin) / count * 1e6)
     return times
 
 
@@ -141,6 +144,30 @@ def line(label: str, times: list[list[float]]) -> None:
     before, after = map(statistics.median, times[:2])
     best = min(times[0]) / min(times[1])
     print(f"| {label} | {before:.1f} | {after:.1f} | {before / after:.2f} | {best:.2f} |")
+
+
+def small_calls() -> None:
+    """One step of one sequence, in processor time: PyTorch's layer, the subclass, and the kernels' call."""
+    print("\n| layer, H | grad | torch.nn µs | pyrnn.torch µs | × | kernels µs | Python adds µs |")
+    print("|---|---|---|---|---|---|---|")
+    for name, cell in (("LSTM", "lstm"), ("GRU", "gru"), ("RNN", "rnn_tanh")):
+        for H in (64, 128, 256):
+            peer, ours = (getattr(m, name)(H, H) for m in (torch.nn, pyrnn.torch))
+            x = torch.randn(1, 1, H)
+            states = [np.zeros((1, H), np.float32) for _ in range(1 + (name == "LSTM"))]
+            arrays: Any = [x.numpy(), states, *(w.detach().numpy() for w in ours.parameters())]
+            arrays += [np.empty((1, 1, H), np.float32), [np.empty_like(s) for s in states]]
+            for grad in (False, True):
+                calls = [
+                    lambda m=peer, x=x: m(x),
+                    lambda m=ours, x=x: m(x),
+                    lambda a=(cell, *arrays, grad): _core.forward(*a),
+                ]
+                with torch.set_grad_enabled(grad):
+                    times = alternate(calls, 0.02, time.process_time)
+                before, after, kernels = map(statistics.median, times)
+                more = f"{before / after:.1f} | {kernels:.1f} | {after - kernels:.1f}"
+                print(f"| {name} {H} | {grad} | {before:.1f} | {after:.1f} | {more} |")
 
 
 def main() -> None:
@@ -164,6 +191,7 @@ def main() -> None:
                     line(f"{name} {T} {B} {H}{' grad' * grad}", alternate(calls))
             calls = [lambda m=m, x=x: gradients(m, m(x)[0].sum()) for m in (peer, ours)]
             line(f"{name} {T} {B} {H} forward + backward", alternate(calls))
+    small_calls()
     for kind in MODELS:
         if importlib.util.find_spec(kind.needs) is None:
             print(f"\n{kind.name}: not installed")
