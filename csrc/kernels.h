@@ -152,6 +152,12 @@ struct StreamLayer {
   void *pack, *states, *scratch;
   int32_t parity;  // which half of the states is current
   double zoneout[max_states];
+  // How so many threads share a step, and what that is to save in cycles; where this is doubtful, the steps since the
+  // last trial, what some took alone and shared, and which was faster. threads 0: not planned yet.
+  int32_t threads, row_groups, unit_groups, shared;
+  double gain;
+  int64_t trial;  // -1: no doubt
+  uint64_t taken[2];
 };
 
 struct CellInfo {

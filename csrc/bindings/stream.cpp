@@ -169,10 +169,12 @@ class Stream : public Made {
 
   // A layer with room for its pack, or on one that there is.
   void add_layer(int64_t I, int64_t H, void* pack) {
-    Layer layer{{I, H, nullptr, nullptr, nullptr, 0, {}},
+    Layer layer{{},
                 Buffer(pack ? 0 : kernels().stream_pack_bytes(I, H)),
                 Buffer(kernels().stream_state_bytes(B_, H)),
                 Buffer(kernels().stream_scratch_bytes(B_, I, H))};
+    layer.kernel.I = I;
+    layer.kernel.H = H;
     std::copy(std::begin(zoneout_), std::end(zoneout_), layer.kernel.zoneout);
     layer.kernel.pack = pack ? pack : layer.pack.data();
     layer.kernel.states = layer.states.data();
@@ -319,7 +321,7 @@ class Stream : public Made {
         k.stream_step(&layers_[l].kernel, B_, in, out, threads);
         in = {state_row(layers_[l], 0, 0), 0, info().states * k.padded(H)};
       }
-      if (bytes_ > (std::size_t(256) << 10)) note_call();  // smaller ones take one thread and never ask
+      if (bytes_ > (std::size_t(256) << 10)) note_call();  // smaller ones ask only whether workers spin
     }
   }
 

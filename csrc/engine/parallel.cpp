@@ -5,11 +5,9 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
 #include <cstdlib>
 #include <fstream>
-#include <mutex>
 #include <string>
 #include <system_error>
 #include <thread>
@@ -27,13 +25,12 @@
 #include <immintrin.h>
 #endif
 
+#include "worker.h"
+
 namespace pyrnn {
 
-// A call that a team works on.
-struct Job {
-  void (*work)(void*, int, int);
-  void* context;
-  int threads, cpu;  // cpu: where the caller was
+// Of a call that a team works on, on its caller's stack: what its threads write.
+struct alignas(64) Job {
   std::atomic<int> running;
   std::atomic<bool> stop;
 };
@@ -81,16 +78,6 @@ void leave(int cpu) {
 int current_cpu() { return -1; }
 void leave(int) {}
 #endif
-
-enum State { idle, ready, parked };
-
-struct alignas(64) Worker {
-  std::atomic<int> state{idle};
-  Job* job = nullptr;
-  int thread = 0;
-  std::mutex lock;
-  std::condition_variable wake;
-};
 
 thread_local bool inside_worker = false;
 
@@ -153,24 +140,22 @@ class Working {
 void serve(Worker* worker) {
   inside_worker = true;
   for (;;) {
-    int spins = 0;
-    while (worker->state.load(std::memory_order_acquire) != ready) {
+    for (int spins = 0; worker->state.load(std::memory_order_acquire) != ready;) {
       if (++spins < spins_before_parking) {
         pause_thread();
-        continue;
+      } else {
+        worker->park();
+        spins = 0;
       }
-      int expected = idle;
-      if (!worker->state.compare_exchange_strong(expected, parked)) continue;
-      std::unique_lock<std::mutex> guard(worker->lock);
-      worker->wake.wait(guard, [&] { return worker->state.load(std::memory_order_acquire) == ready; });
     }
-    Job* job = worker->job;
-    worker->state.store(idle, std::memory_order_relaxed);
-    if (job->cpu >= 0 && current_cpu() == job->cpu) leave(job->cpu);
+    worker->fetch();
+    if (!worker->take()) continue;
+    Job* const job = worker->job;
+    if (current_cpu() == worker->cpu) leave(worker->cpu);
     {
       const KernelModes modes;
       Working working(*job);
-      job->work(job->context, worker->thread, job->threads);
+      worker->work(worker->context, worker->thread, worker->threads);
     }
     job->running.fetch_sub(1, std::memory_order_release);  // the job is gone after this
   }
@@ -194,9 +179,15 @@ class BlockSignals {
 #endif
 };
 
+// What waking a worker costs its caller, and how long a caller that is done gives workers that spin to begin.
+constexpr double waking_cycles = 20e3;
+constexpr int spins_before_taking = 16;
+
 struct Pool {
   std::atomic<bool> taken{false};
   std::vector<Worker*> workers;
+  std::int64_t last_short = 0;  // when a short call found workers parked
+  double lost = 0;              // cycles, by such calls of late
 
   // Workers live as long as the process: joining them at exit would need an order of destruction that nobody has.
   void grow(std::size_t count) {
@@ -208,6 +199,23 @@ struct Pool {
       workers.push_back(worker);
       std::thread(serve, worker).detach();
     }
+  }
+
+  bool awake(std::size_t count) const {
+    if (workers.size() < count) return false;
+    return std::all_of(workers.begin(), workers.begin() + std::ptrdiff_t(count),
+                       [](const Worker* worker) { return !worker->asleep.load(std::memory_order_relaxed); });
+  }
+
+  // Whether calls that follow each other while workers would spin have lost what waking costs.
+  bool is_worth_waking(double cycles) {
+    const std::int64_t now = nanoseconds();
+    if (now - last_short > spinning_nanoseconds) lost = 0;
+    last_short = now;
+    lost += cycles;
+    if (lost < waking_cycles) return false;
+    lost = 0;
+    return true;
   }
 };
 
@@ -300,6 +308,14 @@ void set_num_threads(int threads) {
   thread_setting().store(std::clamp(threads, 1, max_threads), std::memory_order_relaxed);
 }
 
+unsigned long long ticks() {
+#if defined(__x86_64__)
+  return __rdtsc();
+#else
+  return (unsigned long long)nanoseconds();
+#endif
+}
+
 // Measured on a Zen 5: 1.5 µs on a spinning worker, 35 µs on a parked one.
 double start_cycles() {
   return nanoseconds() - last_call.load(std::memory_order_relaxed) < spinning_nanoseconds ? 6e3 : 140e3;
@@ -307,12 +323,17 @@ double start_cycles() {
 
 void note_call() { last_call.store(nanoseconds(), std::memory_order_relaxed); }
 
-Team::Team(int wanted) {
+Team::Team(int wanted, double gain) {
   if (wanted < 2 || inside_worker) return;
   Pool& p = pool();
   if (p.taken.exchange(true, std::memory_order_acquire)) return;
+  const std::size_t workers = std::size_t(wanted - 1);
+  if (gain > 0 && !p.awake(workers) && !p.is_worth_waking(gain)) {
+    p.taken.store(false, std::memory_order_release);
+    return;
+  }
   try {
-    p.grow(std::size_t(wanted - 1));
+    p.grow(workers);
     size_ = wanted;
   } catch (const std::system_error&) {  // no more threads to be had: those that started will do
     delete p.workers.back();
@@ -326,20 +347,37 @@ Team::~Team() {
   if (size_ > 1) pool().taken.store(false, std::memory_order_release);
 }
 
-void Team::run(void (*work)(void*, int, int), void* context) {
-  Job job{work, context, size_, current_cpu(), {size_ - 1}, {watch.ended}};
+void Team::run(void (*work)(void*, int, int), void* context) { start(work, context, false); }
+
+bool Team::share(void (*work)(void*, int, int), void* context) { return start(work, context, true); }
+
+bool Team::start(void (*work)(void*, int, int), void* context, bool apart) {
+  Job job{{size_ - 1}, {watch.ended}};
+  const int cpu = size_ > 1 ? current_cpu() : -1;
   for (int i = 0; i < size_ - 1; i++) {
-    Worker* worker = pool().workers[std::size_t(i)];
-    worker->job = &job;
-    if (worker->state.exchange(ready, std::memory_order_acq_rel) == parked) {
-      std::lock_guard<std::mutex> guard(worker->lock);
-      worker->wake.notify_one();
-    }
+    Worker& worker = *pool().workers[std::size_t(i)];
+    worker.job.store(&job, std::memory_order_relaxed);
+    worker.context.store(context, std::memory_order_relaxed);
+    worker.work = work;
+    worker.threads = size_;
+    worker.cpu = cpu;
+    worker.post();
   }
   const KernelModes modes;
   Working working(job);
   work(context, 0, size_);
-  for (int spins = 0; job.running.load(std::memory_order_acquire) > 0;) {
+  const auto running = [&job] { return job.running.load(std::memory_order_acquire) > 0; };
+  bool complete = true;
+  int spins = 0;
+  for (; spins < spins_before_taking && running(); spins++) pause_thread();
+  if (apart && running())
+    for (int i = 0; i < size_ - 1; i++)
+      if (pool().workers[std::size_t(i)]->take()) {
+        complete = false;
+        work(context, i + 1, size_);
+        job.running.fetch_sub(1, std::memory_order_relaxed);
+      }
+  while (running()) {
     if (spins++ < 4000) {
       pause_thread();
     } else {
@@ -347,6 +385,7 @@ void Team::run(void (*work)(void*, int, int), void* context) {
       std::this_thread::yield();
     }
   }
+  return complete;
 }
 
 bool stopped() {

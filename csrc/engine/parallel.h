@@ -17,6 +17,9 @@ void set_num_threads(int threads);
 double start_cycles();
 void note_call();
 
+// A clock that is cheap to read, in units of its own.
+unsigned long long ticks();
+
 // The floating-point modes of kernels while it lives, and the caller's again afterwards. Denormals are flushed: they
 // are 18 to 27 times slower and mean nothing to a recurrent layer. Rounding is to nearest and nothing traps, on every
 // thread: whatever the caller has set, results are the same for any number of threads.
@@ -37,7 +40,9 @@ class KernelModes {
 // results do not depend on the number of threads, so nobody waits for a thread.
 class Team {
  public:
-  explicit Team(int wanted);
+  // `gain`: cycles that a short call would save on workers that spin. It wakes none that are parked, and is alone,
+  // until calls close to each other have lost as much as waking costs. 0: they are woken.
+  explicit Team(int wanted, double gain = 0);
   ~Team();
   Team(const Team&) = delete;
   Team& operator=(const Team&) = delete;
@@ -47,7 +52,13 @@ class Team {
   // Inside there are KernelModes.
   void run(void (*work)(void* context, int thread, int threads), void* context);
 
+  // The same for parts that never wait for each other: those of workers that have not begun when the caller is done
+  // with its own are the caller's, so a worker that has lost its core holds up nobody. Whether all workers were there.
+  bool share(void (*work)(void* context, int part, int parts), void* context);
+
  private:
+  bool start(void (*work)(void*, int, int), void* context, bool apart);
+
   int size_ = 1;
 };
 

@@ -54,6 +54,7 @@ struct StepCost {
   double bytes;            // of weights read in a step
   bool apart;              // few rows: one row group, so that every thread count sums alike
   double start;            // cycles until the other threads are there
+  double barrier = 1200;   // cycles of one
 };
 
 // Bytes of packed weights that a core's L2 holds beside the rows. Row groups that share a pack of that size each make
@@ -65,7 +66,7 @@ PYRNN_FN int pack_copies(size_t bytes, int row_groups) { return bytes <= private
 // for the latency of its additions, one of two for what it reads of the weights, which beyond a core's L2 come at some
 // 16 bytes a cycle, a barrier costs 0.3 µs.
 inline double estimate(const StepCost& c, Grid grid) {
-  const double l2_bytes = 900e3, bytes_per_cycle = 16, barrier = 1200, tile_overhead = 0.25;
+  const double l2_bytes = 900e3, bytes_per_cycle = 16, tile_overhead = 0.25;
   const int64_t rows = ceil_div(c.rows, grid.row_groups), blocks = ceil_div(c.vectors, c.widest);
   double tiles = 0;
   for_each_tile(rows, c.most, [&](int64_t, int n) {
@@ -76,7 +77,7 @@ inline double estimate(const StepCost& c, Grid grid) {
   const double bytes = c.bytes * double(ceil_div(blocks, grid.unit_groups)) / double(blocks);
   double step = tiles * c.row_vector * double(c.vectors) * share;
   if (bytes > l2_bytes) step += bytes / bytes_per_cycle;
-  if (grid.unit_groups > 1) step += barrier;
+  if (grid.unit_groups > 1) step += c.barrier;
   return double(c.steps) * step + (grid.threads() > 1 ? c.start : 0);
 }
 
