@@ -3,6 +3,7 @@
 // output.
 #pragma once
 
+#include "scalar.h"
 #include "simd.h"
 
 namespace pyrnn {
@@ -113,6 +114,13 @@ PYRNN_FN Vec<float> exp_twice(Vec<float> x) { return exp_within<float>(x + x); }
 PYRNN_FN Vec<double> exp_twice(Vec<double> x) { return exp_within<double>(x + x); }
 PYRNN_FN Vec<float> tanh(Vec<float> x) { return tanh_vector<float>(x); }
 PYRNN_FN Vec<double> tanh(Vec<double> x) { return tanh_vector<double>(x); }
+template <class T>
+PYRNN_FN Vec<T> log_1p_lanes(Vec<T> x) {
+  for (int j = 0; j < lanes<T>; j++) x[j] = log_1p(x[j]);
+  return x;
+}
+PYRNN_FN Vec<float> log_1p(Vec<float> x) { return log_1p_lanes<float>(x); }
+PYRNN_FN Vec<double> log_1p(Vec<double> x) { return log_1p_lanes<double>(x); }
 PYRNN_FN Vec<float> positive(Vec<float> x) { return max(Vec<float>{}, x); }
 PYRNN_FN Vec<double> positive(Vec<double> x) { return max(Vec<double>{}, x); }
 PYRNN_FN Vec<float> where_positive(Vec<float> y, Vec<float> then) { return y > 0 ? then : Vec<float>{}; }

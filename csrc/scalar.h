@@ -17,6 +17,13 @@ PYRNN_FN float tanh(float x) { return ::tanhf(x); }
 PYRNN_FN double tanh(double x) { return ::tanh(x); }
 PYRNN_FN float reciprocal(float x) { return 1 / x; }
 PYRNN_FN double reciprocal(double x) { return 1 / x; }
+PYRNN_FN float log_1p(float x) { return ::log1pf(x); }
+PYRNN_FN double log_1p(double x) { return ::log1p(x); }
+// NaN stays NaN.
+PYRNN_FN float min(float bound, float x) { return bound < x ? bound : x; }
+PYRNN_FN double min(double bound, double x) { return bound < x ? bound : x; }
+PYRNN_FN float max(float bound, float x) { return bound > x ? bound : x; }
+PYRNN_FN double max(double bound, double x) { return bound > x ? bound : x; }
 PYRNN_FN double positive(double x) { return 0 > x ? 0 : x; }
 PYRNN_FN float positive(float x) { return 0 > x ? 0 : x; }
 template <class V>

@@ -11,7 +11,7 @@
 namespace pyrnn {
 namespace cuda {
 
-constexpr uint32_t abi_version = 4;
+constexpr uint32_t abi_version = 5;
 
 // Distance between rows of units in everything that stays on the device: whole chunks of every type of number.
 constexpr int64_t padding = 32;
@@ -36,6 +36,10 @@ struct Layer {
   const int64_t* lengths;        // (B), any value: steps from there on are skipped; null: T
   const uint8_t *mask, *resets;  // (T, B), or null
   Regularization regularization;
+  Variation variation;  // of its kinds of dropout none but those of h
+  int64_t P;            // numbers of h where it is projected; 0: none
+  int32_t layer_norm, cell_norm;
+  int64_t heads;  // weight_hh is (from_h·H, H/heads): units read those of their own head alone; 0 or 1: all of them
 };
 
 // Bytes of device memory that a call needs, aligned to 256. `states` and `gates` stay for the backward.
@@ -52,6 +56,9 @@ struct LayerForward {
   const void* params;                             // (params, H), for cells that have them
   void *states, *gates, *workspace;               // `gates` null: inference
   void* stream;
+  const void *norm_ih, *norm_hh;  // gains of layer normalisation, (from_x·H), (from_h·H); null without
+  const void *weight_hr, *norm_c, *bias_c;  // (P, H), (H), (H); null without, bias_c also with
+  void* every;  // (T, B, states, padded): the states after every step, zero where it was skipped; null: not wanted
 };
 
 struct LayerBackward {
@@ -66,6 +73,9 @@ struct LayerBackward {
   void *dweight_ih, *dweight_hh, *dbias_ih, *dbias_hh, *dparams;  // null: not wanted
   void* workspace;
   void* stream;
+  const void *norm_ih, *norm_hh, *weight_hr, *norm_c, *bias_c;
+  void *dnorm_ih, *dnorm_hh, *dweight_hr, *dnorm_c, *dbias_c;  // null where the layer has none
+  View dstates[max_states];  // (T, B, H), of h (T, B, P): of the states after every step; data null: zeros
 };
 
 // An array over pairs, broadcast by strides of zero: sequence, head, query, key. Data null: none.

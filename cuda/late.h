@@ -40,6 +40,17 @@ PYRNN_FN void each_sum(Context& context, int64_t B, int64_t H, const F& f) {
   }
 }
 
+// Sums a tile for each vector that is read, of operands a and b.
+template <class Block, class Context, int reads>
+PYRNN_FN void sum_each(Context& context, Block (&tile)[reads], const Operand (&a)[reads], const Operand (&b)[reads],
+                       int64_t first_column, int column_step, int64_t chunks, int64_t column_shift) {
+  PYRNN_UNROLL for (int k = 0; k < reads; k++) {
+    if (k > 0) context.barrier();  // the buffers of the product before are free
+    tile[k].sum(context, a[k], int64_t(context.block_y) * Block::rows, b[k], first_column, tile_columns, column_step, 0,
+                chunks, column_shift);
+  }
+}
+
 // The products of h, and what the late slots read.
 template <class Cell, class Math>
 struct EarlyForward {
@@ -89,18 +100,15 @@ struct LateForward {
     ForwardPoint<Cell, T> point;
     LateRows<T> late;
     int64_t step;
-    Operand read[Of::reads], weights[Of::reads];  // (B, H); (each · units, H), those of block 0
+    Operand operand[Of::reads], weights[Of::reads];  // (B, H); (each · units, H), those of block 0
   };
 
   template <class Context>
   static PYRNN_FN void run(Context& context, const Args& args) {
     const ForwardPoint<Cell, T>& point = args.point;
     Block tile[Of::reads];
-    PYRNN_UNROLL for (int k = 0; k < Of::reads; k++) {
-      if (k > 0) context.barrier();  // the buffers of the product before are free
-      tile[k].sum(context, args.read[k], int64_t(context.block_y) * rows, args.weights[k], 0, tile_columns, units, 0,
-                  chunks_of<T>(point.H), int64_t(context.block_x) * units);
-    }
+    sum_each(context, tile, args.operand, args.weights, 0, units, chunks_of<T>(point.H),
+             int64_t(context.block_x) * units);
     each_sum<Block>(context, point.steps.B, point.H, [&](int m, int i, int64_t b, int64_t u) {
       A x[FromX<Cell>::count], h[FromH<Cell>::count], s[Cell::states];
       point.load(args.step, b, u, s);
@@ -166,19 +174,15 @@ struct EarlyBackward {
     BackwardPoint<Cell, T> point;
     LateRows<T> late;
     int64_t step;
-    Operand dslots[Of::reads], weights[Of::reads];  // (B, each · H), (H, each · H)
+    Operand operand[Of::reads], weights[Of::reads];  // (B, each · H), (H, each · H)
   };
 
   template <class Context>
   static PYRNN_FN void run(Context& context, const Args& args) {
     const BackwardPoint<Cell, T>& point = args.point;
     Block tile[Of::reads];
-    PYRNN_UNROLL for (int k = 0; k < Of::reads; k++) {
-      if (k > 0) context.barrier();
-      tile[k].sum(context, args.dslots[k], int64_t(context.block_y) * rows, args.weights[k],
-                  int64_t(context.block_x) * units, tile_columns, tile_columns, 0,
-                  chunks_of<T>(args.dslots[k].k.extent));
-    }
+    sum_each(context, tile, args.operand, args.weights, int64_t(context.block_x) * units, tile_columns,
+             chunks_of<T>(args.operand[0].k.extent), 0);
     each_sum<Block>(context, point.steps.B, point.H, [&](int m, int i, int64_t b, int64_t u) {
       const int64_t t = point.steps.time(args.step);
       A d[Cell::states], da[Cell::slots], dread[Of::reads];
@@ -232,25 +236,35 @@ struct LateSteps {
             of.steps};
   }
 
-  int forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t i) const {
-    using Early = EarlyForward<Cell, Math>;
-    using Then = LateForward<Cell, Math>;
-    typename Early::Args early{point, rows, i, {}, {}};
-    early.h = {
-        point.arena.h_row(point.arena.slot(i), 0), plain_axis(of.B, of.padded), plain_axis(of.H, 1), 1, 0, of.steps};
-    early.weights = columns(call.weight_hh, 0, Slots::early, Early::units);
-    if (launch<Early>(step_shape<Early>(of, call.stream), early)) return 1;
-    typename Then::Args then{point, rows, i, {}, {}};
+  // The kernel behind the first one: a product for each vector that is read, of operand(k) and weights(first slot).
+  template <class Then, class Point, class Operands, class Weights>
+  int then(const Point& point, int64_t i, const Operands& operand, const Weights& weights, void* stream) const {
+    typename Then::Args args{point, rows, i, {}, {}};
     for (int k = 0; k < Slots::reads; k++) {
-      then.read[k] = {rows.row(of.steps.time(i), 0, k),
-                      plain_axis(of.B, Slots::reads * of.padded),
-                      plain_axis(of.H, 1),
-                      1,
-                      0,
-                      of.steps};
-      then.weights[k] = columns(call.weight_hh, Slots::first(k), Slots::each, Then::units);
+      args.operand[k] = operand(k);
+      args.weights[k] = weights(Slots::first(k));
     }
-    return launch<Then>(step_shape<Then>(of, call.stream), then);
+    return launch<Then>(step_shape<Then>(of, stream), args);
+  }
+
+  int forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, int64_t i) const {
+    using First = EarlyForward<Cell, Math>;
+    using Then = LateForward<Cell, Math>;
+    typename First::Args first{point, rows, i, {}, {}};
+    first.h = {
+        point.arena.h_row(point.arena.slot(i), 0), plain_axis(of.B, of.padded), plain_axis(of.H, 1), 1, 0, of.steps};
+    first.weights = columns(call.weight_hh, 0, Slots::early, First::units);
+    if (launch<First>(step_shape<First>(of, call.stream), first)) return 1;
+    const auto read = [&](int k) {
+      return Operand{rows.row(of.steps.time(i), 0, k),
+                     plain_axis(of.B, Slots::reads * of.padded),
+                     plain_axis(of.H, 1),
+                     1,
+                     0,
+                     of.steps};
+    };
+    return then<Then>(
+        point, i, read, [&](int slot) { return columns(call.weight_hh, slot, Slots::each, Then::units); }, call.stream);
   }
 
   int backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, int64_t i) const {
@@ -261,12 +275,9 @@ struct LateSteps {
     first.weights = transposed(call.weight_hh, 0, Slots::early);
     if (launch<First>(step_shape<First>(of, call.stream), first)) return 1;
     if (i < 0) return 0;
-    typename Then::Args then{point, rows, i, {}, {}};
-    for (int k = 0; k < Slots::reads; k++) {
-      then.dslots[k] = gradients(point, of.steps.time(i), Slots::first(k), Slots::each);
-      then.weights[k] = transposed(call.weight_hh, Slots::first(k), Slots::each);
-    }
-    return launch<Then>(step_shape<Then>(of, call.stream), then);
+    return then<Then>(
+        point, i, [&](int k) { return gradients(point, of.steps.time(i), Slots::first(k), Slots::each); },
+        [&](int slot) { return transposed(call.weight_hh, slot, Slots::each); }, call.stream);
   }
 };
 

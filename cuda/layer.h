@@ -3,9 +3,12 @@
 #pragma once
 
 #include "carver.h"
+#include "heads.h"
 #include "late.h"
 #include "masks.h"
 #include "persistent.h"
+#include "staged.h"
+#include "sums.h"
 
 namespace pyrnn {
 namespace cuda {
@@ -20,14 +23,15 @@ struct LayerOf {
 
   const Layer& layer;
   const Machine& machine;
-  const int64_t Steps_, B, I, H, padded, entries;
+  const int64_t Steps_, B, I, H, P, padded, entries;
   const Steps steps;
   const Problem problem;
 
   LayerOf(const Layer& layer, const Machine& machine)
       : layer(layer), machine(machine), Steps_(layer.sizes.T), B(layer.sizes.B), I(layer.sizes.I), H(layer.sizes.H),
-        padded(padded_units(H)), entries(Steps_ * B), steps(steps_of(layer)),
-        problem{layer.sizes, Cell::slots, Cell::states, X, R, int(sizeof(T)), int(sizeof(A)), resident, Math::exact} {}
+        P(layer.P > 0 ? layer.P : H), padded(padded_units(H)), entries(Steps_ * B), steps(steps_of(layer)),
+        problem{layer.sizes,    Cell::slots,    Cell::states, X,           R,
+                int(sizeof(T)), int(sizeof(A)), resident,     Math::exact, is_staged(layer)} {}
 
   Arena<T> arena(const void* data) const {
     Arena<T> a{};
@@ -99,26 +103,75 @@ struct LayerOf {
   Tier tier(bool backward) const { return choose_tier(problem, backward, layer.tier, machine); }
   int refuse_tier() const { return fail("tier", "expected one that this layer fits on this device"); }
 
+  // ---- heads: products read the dense matrix that the blocks stand for
+
+  bool heads() const { return layer.heads > 1; }
+  int64_t dense_size() const { return heads() ? R * H * H : 0; }
+  int launch_heads(const void* from, void* to, bool gather, void* stream) const {
+    Launch shape;
+    shape.x = blocks_of(gather ? R * H * (H / layer.heads) : R * H * H, HeadBlocks<T>::threads);
+    shape.stream = stream;
+    return launch<HeadBlocks<T>>(shape, {from, to, R * H, H, H / layer.heads, gather});
+  }
+  template <class Call>
+  int spread_heads(Call& call, T* dense) const {
+    if (!heads()) return 0;
+    const void* blocks = call.weight_hh;
+    call.weight_hh = dense;
+    return launch_heads(blocks, dense, false, call.stream);
+  }
+
+  LayerSums<Cell, Math, LayerOf> sums() const { return {*this}; }
+
   // ---- forward
 
   int64_t at_once() const { return steps_at_once(problem); }
 
+  using Staged = StagedSteps<Cell, Math, LayerOf>;
+  bool staged() const { return is_staged(layer); }
+  // Its memory: what is kept lies behind the gates, or, where nothing is, in the workspace with the rest.
+  size_t gates_bytes() const {
+    if (!layer.save) return 0;
+    Staged steps{{}, *this};
+    Carver memory{nullptr};
+    memory.take<T>(entries * Cell::saved * padded);
+    if (staged()) steps.carve_kept(memory);
+    return memory.used;
+  }
+  StagedMemory<T> staged_memory(const void* states, const void* gates, Carver& workspace, A* left,
+                                bool backward) const {
+    Staged steps{{}, *this};
+    if (!staged()) return steps;
+    Carver memory{static_cast<char*>(const_cast<void*>(gates))};
+    memory.take<T>(entries * Cell::saved * padded);
+    steps.carve_kept(layer.save ? memory : workspace);
+    if (backward)
+      steps.carve_backward(workspace);
+    else
+      steps.carve_forward(workspace);
+    steps.scratch.rows.late = late_rows(states, left);
+    return steps;
+  }
+
   struct ForwardScratch {
     A *inputs, *left;
+    T* dense;
     uint8_t* masks;
+    StagedMemory<T> stages;
   };
-  size_t carve_forward(void* base, ForwardScratch& scratch) const {
-    Carver memory{static_cast<char*>(base)};
+  size_t carve_forward(const LayerForward& call, ForwardScratch& scratch) const {
+    Carver memory{static_cast<char*>(call.workspace)};
     scratch.inputs = memory.take<A>(at_once() * B * X * padded);
     scratch.left = memory.take<A>(late ? B * Slots::early * padded : 0);
+    scratch.dense = memory.take<T>(dense_size());
     scratch.masks = memory.take<uint8_t>(mask_bytes());
+    scratch.stages = staged_memory(call.states, call.gates, memory, scratch.left, false);
     return memory.used;
   }
 
   LayerMemory forward_memory() const {
     ForwardScratch forward;
-    return {states_bytes(), layer.save ? piece_bytes<T>(entries * Cell::saved * padded) : 0,
-            carve_forward(nullptr, forward)};
+    return {states_bytes(), gates_bytes(), carve_forward({}, forward)};
   }
 
   ForwardPoint<Cell, T> forward_point(const LayerForward& call) const {
@@ -126,12 +179,14 @@ struct LayerOf {
     point.steps = steps;
     point.arena = arena(call.states);
     point.H = H;
+    point.P = P;
     point.inputs = static_cast<const A*>(call.workspace);
     point.bias_hh = static_cast<const T*>(call.bias_hh);
     point.params = static_cast<const T*>(call.params);
     point.y = call.y;
     for (int s = 0; s < Cell::states; s++) point.state[s] = call.state[s];
     point.gates = static_cast<T*>(call.gates);
+    point.every = static_cast<T*>(call.every);
     return point;
   }
 
@@ -149,7 +204,7 @@ struct LayerOf {
     args.out = call.workspace;
     args.out_column = nested_axis(X, H, padded, 1, nullptr);
     args.out_row = X * padded;
-    args.bias = call.bias_ih;
+    args.bias = layer.layer_norm ? nullptr : call.bias_ih;  // behind the normalisation
     return product<true, true>(args, call.stream);
   }
 
@@ -165,10 +220,12 @@ struct LayerOf {
     return launch<Body>(shape, args);
   }
 
-  int forward(const LayerForward& call) const {
+  int forward(const LayerForward& given) const {
+    LayerForward call = given;
     ForwardPoint<Cell, T> point = forward_point(call);
     ForwardScratch scratch;
-    carve_forward(call.workspace, scratch);
+    carve_forward(call, scratch);
+    if (spread_heads(call, scratch.dense)) return 1;
     if (draw(scratch.masks, point.regular, call.stream)) return 1;
     const Tier chosen = tier(false);
     if (chosen == tier_automatic) return refuse_tier();
@@ -177,18 +234,20 @@ struct LayerOf {
     for (int64_t from = 0; from < Steps_; from += at_once()) {
       const int64_t count = from + at_once() < Steps_ ? at_once() : Steps_ - from;
       if (input_product(call, from, count)) return 1;
+      if (staged() && Staged{scratch.stages, *this}.inputs(call, scratch.inputs, from, count)) return 1;
       point.inputs_from = from;
       if (chosen == tier_grid) {
         if (persistent_forward(call, point, from, count)) return 1;
         continue;
       }
       for (int64_t i = from; i < from + count; i++)
-        if (step_forward(call, point, scratch.left, i)) return 1;
+        if (step_forward(call, point, scratch, i)) return 1;
     }
     typename Finish<Cell, T>::Args finish{};
     finish.arena = point.arena;
     finish.slot = point.arena.slot(Steps_);
     finish.H = H;
+    finish.P = P;
     for (int s = 0; s < Cell::states; s++) finish.state_out[s] = call.state_out[s];
     return launch<Finish<Cell, T>>(units_by_rows(call.stream), finish);
   }
@@ -243,9 +302,11 @@ struct LayerOf {
     return refuse_tier();
   }
 
-  int step_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, A* left, int64_t i) const {
+  int step_forward(const LayerForward& call, const ForwardPoint<Cell, T>& point, const ForwardScratch& scratch,
+                   int64_t i) const {
+    if (staged()) return Staged{scratch.stages, *this}.forward(call, point, i);
     if constexpr (late) {
-      return LateSteps<Cell, Math, LayerOf>{*this, late_rows(call.states, left)}.forward(call, point, i);
+      return LateSteps<Cell, Math, LayerOf>{*this, late_rows(call.states, scratch.left)}.forward(call, point, i);
     } else {
       return PlainSteps<Cell, Math, LayerOf>{*this}.forward(call, point, i);
     }
@@ -253,48 +314,42 @@ struct LayerOf {
   // ---- backward
 
   struct Scratch {
-    T* dslots;
+    T *dslots, *dense, *ddense;
     A *ds, *dinitial, *dparams, *left, *partial;
     uint8_t* masks;
+    StagedMemory<T> stages;
   };
-  int64_t weight_splits(int64_t columns, int64_t rows) const {
-    return splits_of(blocks_of(rows, 64) * blocks_of(columns, 64), chunks_of<T>(entries), machine);
-  }
-  int64_t partial_size() const {
-    int64_t most = column_splits(entries) * Cell::slots * H;
-    const auto product = [&](int64_t rows, int64_t columns) {
-      const int64_t size = weight_splits(columns, rows) * rows * columns;
-      most = size > most ? size : most;
-    };
-    product(X * H, I);
-    product(Slots::early * H, H);
-    product(Slots::each * H, H);
-    return most;
-  }
-  size_t carve(void* base, Scratch& scratch) const {
-    Carver memory{static_cast<char*>(base)};
+  size_t carve(const LayerBackward& call, Scratch& scratch) const {
+    Carver memory{static_cast<char*>(call.workspace)};
     scratch.dslots = memory.take<T>(entries * Cell::slots * padded);
     scratch.ds = memory.take<A>(Cell::states * B * padded);
     scratch.dinitial = memory.take<A>(Cell::states * B * padded);
     scratch.dparams = memory.take<A>(Cell::params * B * padded);
     scratch.left = memory.take<A>(late ? B * Cell::slots * padded : 0);
-    scratch.partial = memory.take<A>(partial_size());
+    scratch.partial = memory.take<A>(sums().partial_size());
+    scratch.dense = memory.take<T>(dense_size());
+    scratch.ddense = memory.take<T>(dense_size());
     scratch.masks = memory.take<uint8_t>(mask_bytes());
+    scratch.stages = staged_memory(call.states, call.gates, memory, scratch.left, true);
     return memory.used;
   }
   size_t backward_workspace() const {
     Scratch scratch;
-    return carve(nullptr, scratch);
+    return carve({}, scratch);
   }
 
-  int backward(const LayerBackward& call) const {
+  int backward(const LayerBackward& given) const {
+    LayerBackward call = given;
     Scratch scratch;
-    carve(call.workspace, scratch);
+    carve(call, scratch);
+    if (spread_heads(call, scratch.dense)) return 1;
+    if (heads()) call.dweight_hh = scratch.ddense;
     typename StartBackward<Cell, T>::Args start{};
     BackwardPoint<Cell, T>& point = start.point;
     point.steps = steps;
     point.arena = arena(call.states);
     point.H = H;
+    point.P = P;
     point.gates = static_cast<const T*>(call.gates);
     point.params = static_cast<const T*>(call.params);
     point.dy = call.dy;
@@ -305,6 +360,7 @@ struct LayerOf {
     for (int s = 0; s < Cell::states; s++) {
       start.dstate[s] = call.dstate[s];
       point.dstate_out[s] = call.dstate_out[s];
+      point.dstates[s] = call.dstates[s];
     }
     if (draw(scratch.masks, point.regular, call.stream)) return 1;
     if (launch<StartBackward<Cell, T>>(units_by_rows(call.stream), start)) return 1;
@@ -314,9 +370,14 @@ struct LayerOf {
       if (persistent_backward(call, point)) return 1;
     } else {
       for (int64_t i = Steps_ - 1; i >= -1; i--)
-        if (step_backward(call, point, scratch.left, i)) return 1;
+        if (step_backward(call, point, scratch, i)) return 1;
     }
-    return gradients(call, scratch, point);
+    if (staged()) {
+      if (Staged{scratch.stages, *this}.gradients(call, point, scratch)) return 1;
+    } else if (sums().all(call, scratch, point, {scratch.dslots, Cell::slots, Cell::from_x, Cell::from_h})) {
+      return 1;
+    }
+    return heads() ? launch_heads(scratch.ddense, given.dweight_hh, true, call.stream) : 0;
   }
 
   // The columns (j, u) of the gradient of the slots, for those slots that x or h adds into.
@@ -324,115 +385,14 @@ struct LayerOf {
     return nested_axis(count, H, padded, 1, select);
   }
 
-  int step_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, A* left, int64_t i) const {
+  int step_backward(const LayerBackward& call, const BackwardPoint<Cell, T>& point, const Scratch& scratch,
+                    int64_t i) const {
+    if (staged()) return Staged{scratch.stages, *this}.backward(call, point, i);
     if constexpr (late) {
-      return LateSteps<Cell, Math, LayerOf>{*this, late_rows(call.states, left)}.backward(call, point, i);
+      return LateSteps<Cell, Math, LayerOf>{*this, late_rows(call.states, scratch.left)}.backward(call, point, i);
     } else {
       return PlainSteps<Cell, Math, LayerOf>{*this}.backward(call, point, i);
     }
-  }
-  // What needs no order of time: one product each over all steps.
-  int gradients(const LayerBackward& call, const Scratch& scratch, const BackwardPoint<Cell, T>& point) const {
-    const auto rows_of = [&](int count, const int* select) {
-      return Operand{scratch.dslots,
-                     slot_columns(count, H, padded, select),
-                     plain_axis(entries, Cell::slots * padded),
-                     H % V == 0,
-                     0,
-                     steps};
-    };
-    const int32_t skips = layer.lengths || layer.mask;
-    if (call.dweight_ih) {
-      const Operand x{call.x.data,
-                      plain_axis(I, 1),
-                      nested_axis(Steps_, B, call.x.step, call.x.row, nullptr),
-                      fits(call.x.data, call.x.step, call.x.row),
-                      skips,
-                      steps};
-      if (weight_product(rows_of(X, Cell::from_x), x, call.dweight_ih, scratch, call.stream)) return 1;
-    }
-    if (call.dweight_hh) {
-      const Operand h{
-          point.arena.h_row(point.arena.first(), 0), plain_axis(H, 1), plain_axis(entries, padded), 1, skips, steps};
-      if (weight_product(rows_of(Slots::early, Cell::from_h), h, call.dweight_hh, scratch, call.stream)) return 1;
-      for (int k = 0; k < Slots::reads; k++) {
-        const Operand read{late_rows(call.states, nullptr).row(0, 0, k),
-                           plain_axis(H, 1),
-                           plain_axis(entries, Slots::reads * padded),
-                           1,
-                           skips,
-                           steps};
-        const int first = Slots::first(k);
-        if (weight_product(rows_of(Slots::each, Cell::from_h + first), read,
-                           static_cast<T*>(call.dweight_hh) + first * H * H, scratch, call.stream))
-          return 1;
-      }
-    }
-    if (call.dbias_ih && bias_sum(call.dbias_ih, X, Cell::from_x, scratch, call.stream)) return 1;
-    if (call.dbias_hh && bias_sum(call.dbias_hh, R, Cell::from_h, scratch, call.stream)) return 1;
-    if (Cell::params > 0 && call.dparams)
-      for (int k = 0; k < Cell::params; k++) {
-        const A* from = scratch.dparams + k * B * padded;
-        if (column_sum<A>(from, B, padded, 1, plain_axis(H, 1), static_cast<T*>(call.dparams) + k * H, scratch,
-                          call.stream))
-          return 1;
-      }
-    return call.dx.data ? input_gradient(call, scratch) : 0;
-  }
-
-  int weight_product(const Operand& rows, const Operand& columns, void* out, const Scratch& scratch,
-                     void* stream) const {
-    ProductArgs args{};
-    args.a = rows;
-    args.b = columns;
-    args.splits = weight_splits(columns.row.extent, rows.row.extent);
-    args.kind = args.splits > 1 ? store_partial : store_weights;
-    args.out = args.splits > 1 ? static_cast<void*>(scratch.partial) : out;
-    args.out_row = columns.row.extent;
-    args.steps = steps;
-    if (product<false, false>(args, stream)) return 1;
-    return args.splits > 1 ? sum(scratch.partial, out, args.splits, rows.row.extent * columns.row.extent, stream) : 0;
-  }
-
-  int sum(const A* partial, void* out, int64_t count, int64_t size, void* stream) const {
-    Launch shape;
-    shape.x = blocks_of(size, Sum<T>::threads);
-    shape.stream = stream;
-    return launch<Sum<T>>(shape, {partial, out, count, size});
-  }
-
-  template <class From>
-  int column_sum(const From* in, int64_t rows, int64_t distance, int64_t splits, const Axis& columns, void* out,
-                 const Scratch& scratch, void* stream) const {
-    using Body = ColumnSum<T, From>;
-    Launch shape;
-    shape.x = blocks_of(columns.extent, Body::threads);
-    shape.y = splits;
-    shape.stream = stream;
-    if (launch<Body>(shape, {in, scratch.partial, rows, distance, splits, columns})) return 1;
-    return sum(scratch.partial, out, splits, columns.extent, stream);
-  }
-
-  int bias_sum(void* out, int count, const int* select, const Scratch& scratch, void* stream) const {
-    return column_sum<T>(scratch.dslots, entries, Cell::slots * padded, column_splits(entries),
-                         slot_columns(count, H, padded, select), out, scratch, stream);
-  }
-
-  int input_gradient(const LayerBackward& call, const Scratch& scratch) const {
-    ProductArgs args{};
-    args.a = {scratch.dslots,
-              plain_axis(entries, Cell::slots * padded),
-              slot_columns(X, H, padded, Cell::from_x),
-              H % V == 0,
-              0,
-              steps};
-    args.b = {call.weight_ih, plain_axis(I, 1), plain_axis(X * H, I), fits(call.weight_ih, I, 0), 0, steps};
-    args.splits = 1;
-    args.kind = store_dx;
-    args.dx = call.dx;
-    args.accumulate = call.dx_accumulate;
-    args.steps = steps;
-    return product<true, false>(args, call.stream);
   }
 };
 

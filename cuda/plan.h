@@ -15,6 +15,7 @@ struct Problem {
   int slots, states, from_x, from_h;
   int bytes, accumulator_bytes;  // of a number, of a sum
   bool tensor, exact;            // products on tensor cores; of split operands
+  bool staged = false;           // more comes between the products of a step than the cell
 };
 
 // Bytes of input products that are computed before the steps that use them: they should stay in the second-level cache.
@@ -80,7 +81,7 @@ struct Placement {
 
 inline Placement place(const Problem& p, bool backward, const Machine& machine) {
   Placement place{};
-  if (!p.tensor || machine.major < 8 || !machine.together || p.sizes.B < 1 || p.sizes.T < 1) return place;
+  if (!p.tensor || p.staged || machine.major < 8 || !machine.together || p.sizes.B < 1 || p.sizes.T < 1) return place;
   const int N = backward ? 1 : p.from_h;
   const int64_t tiles = (p.sizes.B + tile_rows - 1) / tile_rows;
   place.unit_blocks = (p.sizes.H + resident_units - 1) / resident_units;

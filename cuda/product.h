@@ -241,12 +241,15 @@ struct Sum {
   }
 };
 
-// Sums over rows: partial[z][column] = sum of part z of the rows of in (rows, distance).
+// Sums over rows: partial[z][column] = sum of part z of the rows of in (rows, distance), times those of `times`.
 struct ColumnSumArgs {
   const void* in;
   void* partial;
   int64_t rows, row_distance, splits;
   Axis column;
+  const void* times;  // null: one
+  int64_t times_distance;
+  Axis times_column;
 };
 template <class T, class From>
 struct ColumnSum {
@@ -258,9 +261,11 @@ struct ColumnSum {
     const int64_t i = int64_t(context.block_x) * threads + context.thread;
     if (i >= args.column.extent) return;
     const From* in = static_cast<const From*>(args.in) + args.column.offset(i);
+    const From* times = args.times ? static_cast<const From*>(args.times) + args.times_column.offset(i) : nullptr;
     Accumulator<T> sum = 0;
     const int64_t end = args.rows * (context.block_y + 1) / args.splits;
-    for (int64_t r = args.rows * context.block_y / args.splits; r < end; r++) sum += widen(in[r * args.row_distance]);
+    for (int64_t r = args.rows * context.block_y / args.splits; r < end; r++)
+      sum += widen(in[r * args.row_distance]) * (times ? widen(times[r * args.times_distance]) : 1);
     static_cast<Accumulator<T>*>(args.partial)[context.block_y * args.column.extent + i] = sum;
   }
 };

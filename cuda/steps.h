@@ -101,12 +101,13 @@ struct ForwardPoint {
   using A = Accumulator<T>;
   Steps steps;
   Arena<T> arena;
-  int64_t H;
+  int64_t H, P;     // units, and numbers of h
   const A* inputs;  // x·Wᵀ and its bias from step `inputs_from` on: (steps, B, from_x, padded)
   int64_t inputs_from;
   const T *bias_hh, *params;
   View y, state[Cell::states];
   T* gates;  // (T, B, saved, padded), or null
+  T* every;  // (T, B, states, padded), or null
   Regular<A> regular;
 
   PYRNN_FN A initial(int s, int64_t b, int64_t u) const {
@@ -118,7 +119,7 @@ struct ForwardPoint {
   PYRNN_FN T start(int64_t b, int64_t u) const {
     const bool zero = restores(0, b) && !steps.reset_to_initial;
     for (int s = 1; s < Cell::states; s++) arena.row(arena.slot(0), s, b)[u] = zero ? A(0) : initial(s, b, u);
-    return read_by(0, b, u, Narrow<T>::from(zero ? A(0) : initial(0, b, u)));
+    return u < P ? read_by(0, b, u, Narrow<T>::from(zero ? A(0) : initial(0, b, u))) : T{};
   }
 
   // What the product of step i reads of the h that it starts from, which is kept.
@@ -155,34 +156,45 @@ struct ForwardPoint {
   // the next one starts from. Writes all but what the next product reads, which it returns.
   PYRNN_FN T advance(int64_t i, int64_t b, int64_t u, const A (&x)[FromX<Cell>::count],
                      const A (&h)[FromH<Cell>::count], A (&s)[Cell::states]) const {
-    const int64_t t = steps.time(i), next = arena.slot(i + 1);
-    A s_new[Cell::states], save[Cell::saved], a[Cell::slots], p[Cell::params + 1];
-    T* out = element<T>(y, t, b) + u;
+    const int64_t t = steps.time(i);
+    A s_new[Cell::states] = {}, save[Cell::saved] = {}, a[Cell::slots], p[Cell::params + 1];
     if (steps.active(t, b)) {
       slots(u, x, h, a);
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
       Cell::forward(a, s, p, s_new, save);
-      if (regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
-          const A share = regular.share(at(t, b, u), k);
-          s_new[k] = (1 - share) * s_new[k] + share * s[k];
-        }
-      *out = Narrow<T>::from(s_new[0]);
-      if (gates)
-        PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
-            gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u] = Narrow<T>::from(save[k]);
-    } else {
-      PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) s_new[k] = s[k];
-      *out = Narrow<T>::from(A(0));
-      if (gates)
-        PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
-            gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u] = Narrow<T>::from(A(0));
     }
+    save_gates(t, b, u, save);
+    return settle<false>(i, b, u, s_new, s);
+  }
+
+  // Zeros at skipped steps.
+  PYRNN_FN void save_gates(int64_t t, int64_t b, int64_t u, const A (&save)[Cell::saved]) const {
+    if (gates)
+      PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
+          gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u] = Narrow<T>::from(save[k]);
+  }
+
+  // Its second part, from what the cell made of step i. `Projected`: h may have fewer numbers than there are units.
+  template <bool Projected>
+  PYRNN_FN T settle(int64_t i, int64_t b, int64_t u, A (&s_new)[Cell::states], A (&s)[Cell::states]) const {
+    const int64_t t = steps.time(i), next = arena.slot(i + 1);
+    const bool active = steps.active(t, b), has_h = !Projected || u < P;
+    if (active && regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
+        const A share = regular.share(at(t, b, u), k);
+        s_new[k] = (1 - share) * s_new[k] + share * s[k];
+      }
+    if (has_h) element<T>(y, t, b)[u] = Narrow<T>::from(active ? s_new[0] : A(0));
+    if (every)
+      PYRNN_UNROLL for (int k = 0; k < Cell::states; k++)
+          every[((t * steps.B + b) * Cell::states + k) * arena.padded + u] = Narrow<T>::from(active ? s_new[k] : A(0));
+    if (!active) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) s_new[k] = s[k];
     if (restores(i + 1, b))
-      PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) s_new[k] = steps.reset_to_initial ? initial(k, b, u) : A(0);
+      PYRNN_UNROLL for (int k = 0; k < Cell::states; k++)
+          s_new[k] = steps.reset_to_initial && (k > 0 || has_h) ? initial(k, b, u) : A(0);
     PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) arena.row(next, k, b)[u] = s[k] = s_new[k];
     const T kept = Narrow<T>::from(s_new[0]);
     s[0] = widen(kept);
-    return read_by(i + 1, b, u, kept);
+    return has_h ? read_by(i + 1, b, u, kept) : T{};
   }
 };
 
@@ -191,9 +203,10 @@ struct BackwardPoint {
   using A = Accumulator<T>;
   Steps steps;
   Arena<T> arena;
-  int64_t H;
+  int64_t H, P;  // units, and numbers of h
   const T *gates, *params;
   View dy, dstate_out[Cell::states];
+  View dstates[Cell::states];  // of the states after every step
   T* dslots;        // (T, B, slots, padded): gradient of the pre-activations
   A *ds, *dinitial;  // (states, B, padded): gradient of the current states; of the initial ones, from resets
   A* dparams;       // (params, B, padded)
@@ -207,13 +220,17 @@ struct BackwardPoint {
     A save[Cell::saved], s[Cell::states], dy;
   };
   PYRNN_FN void load(int64_t i, int64_t b, int64_t u, Kept& kept) const {
-    const int64_t t = steps.time(i), slot = arena.slot(i);
+    const int64_t t = steps.time(i);
     if (!steps.active(t, b)) return;
     kept.dy = dy.data ? widen(element<T>(dy, t, b)[u]) : A(0);
-    kept.s[0] = widen(arena.state_row(slot, b)[u]);
-    PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) kept.s[k] = arena.row(slot, k, b)[u];
+    load_saved(i, b, u, kept.save, kept.s);
+  }
+  PYRNN_FN void load_saved(int64_t i, int64_t b, int64_t u, A (&save)[Cell::saved], A (&s)[Cell::states]) const {
+    const int64_t t = steps.time(i), slot = arena.slot(i);
+    s[0] = u < P ? widen(arena.state_row(slot, b)[u]) : A(0);
+    PYRNN_UNROLL for (int k = 1; k < Cell::states; k++) s[k] = arena.row(slot, k, b)[u];
     PYRNN_UNROLL for (int k = 0; k < Cell::saved; k++)
-        kept.save[k] = widen(gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u]);
+        save[k] = widen(gates[((t * steps.B + b) * Cell::saved + k) * arena.padded + u]);
   }
   PYRNN_FN void load_gradient(int64_t b, int64_t u, A (&d)[Cell::states]) const {
     PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) d[k] = of_state(ds, k, b)[u];
@@ -247,21 +264,28 @@ struct BackwardPoint {
   // Its first part, to the gradients of the states before and of the slots.
   PYRNN_FN void through_cell(int64_t i, int64_t b, int64_t u, A product, const Kept& kept, A (&d)[Cell::states],
                              A (&da)[Cell::slots]) const {
-    A p[Cell::params + 1], dp[Cell::params + 1];
+    A p[Cell::params + 1], dp[Cell::params + 1], past[Cell::states];
     receive(i, b, u, product, d);
     const int64_t t = steps.time(i);
     PYRNN_UNROLL for (int k = 0; k < Cell::slots; k++) da[k] = 0;
     if (steps.active(t, b)) {
       d[0] += kept.dy;
+      pass_by(t, b, u, d, past);
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) p[k] = widen(params[k * H + u]);
-      A past[Cell::states] = {};
-      if (regular.zoned) PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
-          past[k] = regular.share(at(t, b, u), k) * d[k];
-          d[k] -= past[k];
-        }
       Cell::backward(kept.save, kept.s, p, d, da, dp);
       PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) d[k] += past[k];
-      PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) dparams[(k * steps.B + b) * arena.padded + u] += dp[k];
+      add_params(b, u, dp);
+    }
+  }
+  PYRNN_FN void add_params(int64_t b, int64_t u, const A (&dp)[Cell::params + 1]) const {
+    PYRNN_UNROLL for (int k = 0; k < Cell::params; k++) dparams[(k * steps.B + b) * arena.padded + u] += dp[k];
+  }
+  // Adds the gradients of the states after step t, and parts those that pass the cell by, which zoneout lets through.
+  PYRNN_FN void pass_by(int64_t t, int64_t b, int64_t u, A (&d)[Cell::states], A (&past)[Cell::states]) const {
+    PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
+      if (dstates[k].data && (k > 0 || u < P)) d[k] += widen(element<T>(dstates[k], t, b)[u]);
+      past[k] = regular.zoned ? regular.share(at(t, b, u), k) * d[k] : A(0);
+      d[k] -= past[k];
     }
   }
 
@@ -277,6 +301,7 @@ struct BackwardPoint {
   PYRNN_FN void finish(int64_t b, int64_t u, A product, A (&d)[Cell::states]) const {
     receive(-1, b, u, product, d);
     PYRNN_UNROLL for (int k = 0; k < Cell::states; k++) {
+      if (k == 0 && u >= P) continue;
       if (steps.reset_to_initial) d[k] += of_state(dinitial, k, b)[u];
       if (dstate_out[k].data) element<T>(dstate_out[k], 0, b)[u] = Narrow<T>::from(d[k]);
     }

@@ -36,7 +36,7 @@ template <class Cell, class T>
 struct Finish {
   struct Args {
     Arena<T> arena;
-    int64_t slot, H;
+    int64_t slot, H, P;
     View state_out[Cell::states];
   };
   static constexpr int threads = pointwise_threads;
@@ -45,6 +45,7 @@ struct Finish {
   static PYRNN_FN void run(Context& context, const Args& args) {
     for_each_unit(context, args.H, [&](int64_t b, int64_t u) {
       PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) {
+        if (s == 0 && u >= args.P) continue;
         T* out = element<T>(args.state_out[s], 0, b) + u;
         if constexpr (Cell::states > 1) {
           if (s > 0) {
@@ -72,8 +73,8 @@ struct StartBackward {
     const BackwardPoint<Cell, T>& point = args.point;
     for_each_unit(context, point.H, [&](int64_t b, int64_t u) {
       PYRNN_UNROLL for (int s = 0; s < Cell::states; s++) {
-        point.of_state(point.ds, s, b)[u] = args.dstate[s].data ? widen(element<T>(args.dstate[s], 0, b)[u])
-                                                                : Accumulator<T>(0);
+        const bool given = args.dstate[s].data && (s > 0 || u < point.P);
+        point.of_state(point.ds, s, b)[u] = given ? widen(element<T>(args.dstate[s], 0, b)[u]) : Accumulator<T>(0);
         point.of_state(point.dinitial, s, b)[u] = 0;
       }
       PYRNN_UNROLL for (int k = 0; k < Cell::params; k++)

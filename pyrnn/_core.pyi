@@ -30,6 +30,7 @@ class CudaSaved:
     """What cuda_forward keeps for cuda_backward."""
 
     def saved(self) -> tuple[Any, tuple[int, int, int, int], int, str]: ...
+    def states(self) -> tuple[Any, tuple[int, int, int, int], int, str]: ...
 
 class AttentionSaved:
     """What attention_forward keeps for attention_backward."""
@@ -327,6 +328,14 @@ def cuda_forward(
     params: DeviceArray | None = None,
     regularization: Regularization | None = None,
     dropout_kind: str = "sequence",
+    heads: int = 1,
+    every: bool = False,
+    variation: Variation | None = None,
+    norm_ih: DeviceArray | None = None,
+    norm_hh: DeviceArray | None = None,
+    weight_hr: DeviceArray | None = None,
+    norm_c: DeviceArray | None = None,
+    bias_c: DeviceArray | None = None,
 ) -> CudaSaved | None: ...
 def cuda_backward(
     saved: CudaSaved,
@@ -343,6 +352,12 @@ def cuda_backward(
     allocate: Callable[[int], tuple[int, Any]],
     stream: int,
     dparams: DeviceArray | None = None,
+    dstates: Sequence[DeviceArray] | None = None,
+    dnorm_ih: DeviceArray | None = None,
+    dnorm_hh: DeviceArray | None = None,
+    dweight_hr: DeviceArray | None = None,
+    dnorm_c: DeviceArray | None = None,
+    dbias_c: DeviceArray | None = None,
 ) -> None: ...
 def cuda_attention_forward(
     score: str,

@@ -84,8 +84,8 @@ class MoreOptions(CallOptions, total=False):
         h = o tanh(LN(c)): c is normalised over its units on the way to h (Ba et al. 2016), with the gain
         `weight_ln_c_l0` and, if there are biases, `bias_ln_c_l0`; the c that is carried on is not.
 
-    The last five, and the dropout of candidates, run in float32 and float64, on the CPU. ValueError where a
-    cell has nothing of the kind.
+    On the CPU the last five, and the dropout of candidates, run in float32 and float64; CUDA devices have no
+    dropout of candidates. ValueError where a cell has nothing of the kind.
     """
 
     forget_bias: float | None

@@ -140,13 +140,6 @@ class Recurrent(Described):
             kind = self._chosen.recurrent_dropout_kind
             checks.supported(
                 device,
-                layer_norm=(layer_norm, False),
-                proj_size=(proj_size, 0),
-                heads=(self._chosen.heads, 1),
-                cell_clip=(self._chosen.cell_clip, None),
-                gate_clip=(self._chosen.gate_clip, None),
-                activations=(self._chosen.activations, None),
-                cell_norm=(self._chosen.cell_norm, False),
                 recurrent_dropout_kind=(kind, "step" if kind == "step" else "sequence"),
             )
         if checks.flag("reverse", reverse) and bidirectional:
@@ -185,10 +178,10 @@ class Recurrent(Described):
         self.rng = np.random.Generator(np.random.Philox(checks.seed("seed", seed)))
         self.params = self._made(initial_params(self._layout, self.rng, self.forget_bias))
 
-    def _every(self, name: str, value: Any) -> bool:
-        """A flag of what only the CPU keeps of every step."""
-        if checks.flag(name, value) and self.device != "cpu":
-            raise ValueError(f"{name}: expected False on device {self.device!r}, got True")
+    def _checkpointed(self, value: Any) -> bool:
+        """What only the CPU computes again."""
+        if checks.flag("checkpoint", value) and self.device != "cpu":
+            raise ValueError(f"checkpoint: expected False on device {self.device!r}, got True")
         return bool(value)
 
     def _made(self, params: Mapping[str, Array]) -> dict[str, Array]:
@@ -239,7 +232,7 @@ class Recurrent(Described):
             out=out,
             compute_dtype=self.compute_dtype,
             variation=self._variation,
-            return_states=self._every("return_states", return_states),
+            return_states=checks.flag("return_states", return_states),
         )[:-1]
 
     def forward(
@@ -294,8 +287,8 @@ class Recurrent(Described):
             compute_dtype=self.compute_dtype,
             save=True,
             variation=self._variation,
-            return_states=self._every("return_states", return_states),
-            checkpoint=self._every("checkpoint", checkpoint),
+            return_states=checks.flag("return_states", return_states),
+            checkpoint=self._checkpointed(checkpoint),
         )
         found[-1].owner = self
         return found
@@ -314,8 +307,6 @@ class Recurrent(Described):
         """
         if isinstance(saved, Saved) and saved.owner is not self:
             raise ValueError("saved: expected what this layer's forward returned, got another layer's")
-        if dstates is not None and self.device != "cpu":
-            raise ValueError(f"dstates: expected None on device {self.device!r}")
         return stacking.backward(saved, dy, dstate, dstates)
 
     def gates(

@@ -188,6 +188,8 @@ def forward(
         options["compute_dtype"] = checks.compute_dtype(compute_dtype, dtype)
     if layout.heads > 1:
         options["heads"] = layout.heads
+    if return_states:
+        options |= backend.every
     if checks.checkpointed(checkpoint, return_states):
         options["checkpoint"] = True
     checks.probability("dropout", dropout)  # also where it is not used

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from pyrnn.layout import Array, Layout
 
 State: TypeAlias = Array | tuple[Any, ...]
@@ -160,7 +158,7 @@ def every_state(saved: Any) -> State:
     for s in range(layout.spec.states):
         rows = [given(a[:, :, s, : layout.widths[k // D][s]]) for k, a in enumerate(kept)]
         if layout.ragged:
-            found.append(tuple(np.stack(rows[k : k + D]) for k in range(0, len(rows), D)))
+            found.append(tuple(saved.arrays.stacked(rows[k : k + D]) for k in range(0, len(rows), D)))
         else:
-            found.append(np.stack(rows))
+            found.append(saved.arrays.stacked(rows))
     return found[0] if len(found) == 1 else tuple(found)

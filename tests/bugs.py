@@ -297,8 +297,8 @@ BUGS = (
     Bug(
         "the candidate's mask is another in the backward",
         "csrc/engine/varied.h",
-        "varied.candidate.slope(v * varied.kept) * units().mask",
-        "varied.candidate.slope(v * varied.kept)",
+        "varied->candidate.slope(y * varied->kept) * mask",
+        "varied->candidate.slope(y * varied->kept)",
         tests=OPTIONS,
     ),
     Bug(

@@ -69,6 +69,7 @@ def cupy(monkeypatch, library):
 
     fake.empty, fake.zeros = on_device(np.empty), on_device(np.zeros)
     fake.asarray, fake.ascontiguousarray = on_device(np.array), on_device(np.ascontiguousarray)
+    fake.stack = on_device(np.stack)
     fake.asnumpy = lambda a: np.array(a).view(np.ndarray)
     fake.cuda = SimpleNamespace(Device=Device, get_current_stream=lambda: SimpleNamespace(ptr=0))
     monkeypatch.setitem(sys.modules, "cupy", fake)
@@ -132,6 +133,18 @@ def test_torch(library, cell, kind, number):
         assert l2_error(got[name], a) <= (20 if number == "float64" else 8) * eps, name
 
 
+@pytest.mark.parametrize("number", ["bfloat16", "float16"])
+def test_stages_in_sixteen_bits(library, number):
+    """Layers whose steps are kernels that meet in memory, in the precision of what they keep there."""
+    torch = pytest.importorskip("torch")
+    problem = Problem("lstm", 5, 4, 6, 9, 2, 2, kind="all", layer_norm=True, proj_size=4)
+    dtype = getattr(torch, number)
+    layer = layer_of(problem, dtype=number, layer_norm=True, proj_size=4, gate_clip=9.0)
+    got = solve(layer, problem, lambda a: torch.tensor(a, dtype=dtype), lambda a: a.double().numpy())
+    for name, a in problem.run(reference).items():
+        assert l2_error(got[name], a) <= 8 * torch.finfo(dtype).eps, name
+
+
 def test_batch_first_out_and_lengths_on_the_device(library):
     torch = pytest.importorskip("torch")
     layer = pyrnn.LSTM(3, 5, batch_first=True, device="cuda", seed=0)
@@ -150,6 +163,8 @@ OPTIONAL = [
     ("gru_reset_before", {"zoneout": 0.2}),
     ("lstm_peephole", {"weight_dropout": 0.4, "hidden_size": (5, 9)}),
     ("lstm", {"learn_initial_state": True, "forget_bias": 1.0}),
+    ("lstm", {"layer_norm": True, "proj_size": 3, "cell_norm": True, "cell_clip": 0.5}),
+    ("gru_reset_before", {"heads": 2, "layer_norm": True, "activations": ("hardsigmoid", "softsign")}),
 ]
 
 
@@ -186,24 +201,14 @@ def test_gates(library, cell):
         assert l2_error(a.numpy(), expected[name]) <= FLOAT64, name
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        {"layer_norm": True},
-        {"proj_size": 2},
-        {"heads": 2},
-        {"cell_clip": 1.0},
-        {"gate_clip": 1.0},
-        {"activations": ("relu", "tanh", "tanh")},
-        {"cell_norm": True},
-        {"recurrent_dropout_kind": "candidate"},
-    ],
-    ids=str,
-)
-def test_what_only_the_cpu_has(library, option):
+def test_what_only_the_cpu_has(library):
     pytest.importorskip("torch")
-    with pytest.raises(NotImplementedError, match=f"^{next(iter(option))}=.* on device 'cuda'"):
+    option = {"recurrent_dropout_kind": "candidate"}
+    with pytest.raises(NotImplementedError, match=r"^recurrent_dropout_kind='candidate' .* on device 'cuda'"):
         pyrnn.LSTM(3, 4, device="cuda", **option)
+    layer = pyrnn.LSTM(3, 4, device="cuda", seed=0)
+    with pytest.raises(ValueError, match=r"^checkpoint: expected False on device 'cuda'"):
+        layer.forward(layer.params["weight_ih_l0"][None], checkpoint=True)
 
 
 def test_cells_that_only_the_cpu_has(cupy):
@@ -211,17 +216,24 @@ def test_cells_that_only_the_cpu_has(cupy):
         pyrnn.Recurrent("clockwork", 3, 4, device="cuda")
 
 
-def test_states_of_every_step_are_the_cpus(library):
-    torch = pytest.importorskip("torch")
-    layer = pyrnn.LSTM(3, 4, device="cuda", seed=0)
-    x = torch.ones(2, 2, 3)
-    with pytest.raises(ValueError, match=r"^return_states: expected False on device 'cuda'"):
-        layer(x, return_states=True)
-    with pytest.raises(ValueError, match=r"^checkpoint: expected False on device 'cuda'"):
-        layer.forward(x, checkpoint=True)
-    y, _, saved = layer.forward(x)
-    with pytest.raises(ValueError, match=r"^dstates: expected None on device 'cuda'"):
-        layer.backward(saved, y, dstates=(x, x))
+@pytest.mark.parametrize("library_of", ["torch", "cupy"])
+def test_states_of_every_step(library, request, library_of):
+    """Those of the CPU, and gradients that come in through them, of layers of several sizes too."""
+    made = request.getfixturevalue("cupy").asarray if library_of == "cupy" else None
+    made = made or pytest.importorskip("torch").tensor
+    x = np.sin(np.arange(60.0)).reshape(4, 5, 3)
+    found = []
+    for more, of in (({}, np.array), ({"device": "cuda"}, made)):
+        for size in (6, (4, 7)):
+            layer = pyrnn.LSTM(3, size, 2, batch_first=True, layer_norm=True, dtype="float64", seed=0, **more)
+            y, _, states, saved = layer.forward(of(x), return_states=True)
+            dx = layer.backward(saved, y, None, states).x
+            assert type(y) is type(layer(of(x), return_states=True)[2][0][0])
+            each = [a for s in states for a in (s if isinstance(s, tuple) else (s,))]
+            found.append([np.asarray(a) for a in (y, dx, *each)])
+    for k in range(2):
+        for a, expected in zip(found[2 + k], found[k], strict=True):
+            assert a.shape == expected.shape and l2_error(a, expected) <= FLOAT64
 
 
 def test_dropout_is_drawn(library):

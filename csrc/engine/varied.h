@@ -1,102 +1,31 @@
 // SPDX-License-Identifier: Apache-2.0
 // A cell with other activations, with its pre-activations clipped, or with dropout of its candidate: the cell's own
-// text on values that bring their activations along. Each is chosen at run time behind a call, so one more costs
+// text on vectors that bring their activations along. Each is chosen at run time behind a call, so one more costs
 // nothing.
 #pragma once
 
-#include <math.h>
-
+#include "../curves.h"
 #include "regularize.h"
 
 namespace pyrnn {
 inline namespace PYRNN_ISA_NAMESPACE {
 
-PYRNN_FN float log_1p(float x) { return ::log1pf(x); }
-PYRNN_FN double log_1p(double x) { return ::log1p(x); }
+template <class T>
+struct OfVectors {
+  using Number = Vec<T>;
+  using Scalar = T;
+};
 
 // y = f(x). Out of line: every caller gets the same bits, so an image of a bound can be recognised.
 template <class T>
 __attribute__((noinline)) void activate(const CurveChoice& choice, const Vec<T>& x, Vec<T>& y) {
-  const Vec<T> zero{}, alpha = broadcast(T(choice.alpha)), beta = broadcast(T(choice.beta));
-  switch (choice.curve) {
-    case curve_sigmoid:
-      y = Sigmoid::f(x);
-      return;
-    case curve_tanh:
-      y = Tanh::f(x);
-      return;
-    case curve_relu:
-      y = Relu::f(x);
-      return;
-    case curve_hardsigmoid:
-      y = min(broadcast(T(1)), max(zero, alpha * x + beta));
-      return;
-    case curve_softsign:
-      y = x / (1 + max(x, -x));
-      return;
-    case curve_affine:
-      y = alpha * x + beta;
-      return;
-    case curve_leakyrelu:
-      y = x > 0 ? x : alpha * x;
-      return;
-    case curve_thresholdedrelu:
-      y = x > alpha ? x : zero;
-      return;
-    case curve_scaledtanh:
-      y = alpha * Tanh::f(beta * x);
-      return;
-    case curve_elu: {
-      const Vec<T> t = Tanh::f(min(zero, x) / 2);  // e^x - 1 = 2t/(1 - t), which keeps its accuracy near zero
-      y = x > 0 ? x : alpha * (t + t) / (1 - t);
-      return;
-    }
-    default: {
-      Vec<T> e = exp(-max(x, -x));
-      for (int j = 0; j < lanes<T>; j++) e[j] = log_1p(e[j]);
-      y = max(zero, x) + e;
-    }
-  }
+  y = curve_value<OfVectors<T>>(choice, x);
 }
 
 // f'(x) from y = f(x).
 template <class T>
 __attribute__((noinline)) void slope_at(const CurveChoice& choice, const Vec<T>& y, Vec<T>& slope) {
-  const Vec<T> zero{}, one = broadcast(T(1)), alpha = broadcast(T(choice.alpha)), beta = broadcast(T(choice.beta));
-  switch (choice.curve) {
-    case curve_sigmoid:
-      slope = Sigmoid::df(y);
-      return;
-    case curve_tanh:
-      slope = Tanh::df(y);
-      return;
-    case curve_relu:
-      slope = Relu::df(y);
-      return;
-    case curve_hardsigmoid:
-      slope = y > 0 ? (y < 1 ? alpha : zero) : zero;
-      return;
-    case curve_softsign:
-      slope = (1 - max(y, -y)) * (1 - max(y, -y));
-      return;
-    case curve_affine:
-      slope = alpha;
-      return;
-    case curve_leakyrelu:
-      slope = y > 0 ? one : alpha;
-      return;
-    case curve_thresholdedrelu:
-      slope = y != 0 ? one : zero;
-      return;
-    case curve_scaledtanh:
-      slope = choice.alpha == 0 ? zero : beta * (alpha - y * y / alpha);
-      return;
-    case curve_elu:
-      slope = y > 0 ? one : y + alpha;
-      return;
-    default:
-      slope = 1 - exp(-y);
-  }
+  slope = curve_slope<OfVectors<T>>(choice, y);
 }
 
 // A curve behind a clip of what it reads. Its derivative is zero where its value is that of a bound, or beyond.
@@ -148,70 +77,35 @@ struct Varied {
 
 // Those of one vector of units.
 template <class T>
-struct VariedUnits {
+struct VariedUnits : OfVectors<T> {
   const Varied<T>* varied;
   Vec<T> mask;
+
+  PYRNN_FN Vec<T> gate(Vec<T> x) const { return varied->gate.value(x); }
+  PYRNN_FN Vec<T> gate_slope(Vec<T> y) const { return varied->gate.slope(y); }
+  PYRNN_FN Vec<T> candidate(Vec<T> x) const {
+    const Vec<T> y = varied->candidate.value(x);
+    return varied->mask ? y * mask : y;
+  }
+  PYRNN_FN Vec<T> candidate_slope(Vec<T> y) const {
+    return varied->mask ? varied->candidate.slope(y * varied->kept) * mask : varied->candidate.slope(y);
+  }
+  PYRNN_FN Vec<T> output(Vec<T> x) const { return varied->output.value(x); }
+  PYRNN_FN Vec<T> output_slope(Vec<T> y) const { return varied->output.slope(y); }
 };
-
-// A number, where it finds its activations, and what it comes from, which decides which one it meets: a pre-activation
-// meets the candidate's, c the output's.
-template <class T>
-struct VariedValue {
-  static constexpr int from_slot = 1, from_output = 2;
-  Vec<T> v;
-  uintptr_t at;  // VariedUnits; 0 of a constant
-  int origin;
-
-  PYRNN_FN const VariedUnits<T>& units() const { return *reinterpret_cast<const VariedUnits<T>*>(at); }
-  PYRNN_FN VariedValue gate() const { return {units().varied->gate.value(v), at, 0}; }
-  PYRNN_FN VariedValue gate_slope() const { return {units().varied->gate.slope(v), at, 0}; }
-  PYRNN_FN VariedValue squash() const {
-    const Varied<T>& varied = *units().varied;
-    if (!(origin & from_slot)) return {varied.output.value(v), at, from_output};
-    const Vec<T> y = varied.candidate.value(v);
-    return {varied.mask ? y * units().mask : y, at, 0};
-  }
-  PYRNN_FN VariedValue squash_slope() const {
-    const Varied<T>& varied = *units().varied;
-    if (origin & from_output) return {varied.output.slope(v), at, 0};
-    if (!varied.mask) return {varied.candidate.slope(v), at, 0};
-    return {varied.candidate.slope(v * varied.kept) * units().mask, at, 0};
-  }
-
-  friend PYRNN_FN VariedValue operator-(VariedValue a) { return {-a.v, a.at, a.origin}; }
-  friend PYRNN_FN VariedValue operator+(VariedValue a, VariedValue b) {
-    return {a.v + b.v, a.at | b.at, a.origin | b.origin};
-  }
-  friend PYRNN_FN VariedValue operator-(VariedValue a, VariedValue b) {
-    return {a.v - b.v, a.at | b.at, a.origin | b.origin};
-  }
-  friend PYRNN_FN VariedValue operator*(VariedValue a, VariedValue b) {
-    return {a.v * b.v, a.at | b.at, a.origin | b.origin};
-  }
-  friend PYRNN_FN VariedValue operator-(T a, VariedValue b) { return {a - b.v, b.at, b.origin}; }
-};
-template <class T>
-inline constexpr bool brings_activations<VariedValue<T>> = true;
 
 template <class T>
 struct VariedValues {
-  using V = VariedValue<T>;
+  using V = VariedValue<VariedUnits<T>>;
   VariedUnits<T> units;
 
-  PYRNN_FN VariedValues(const Units<T>& of, int64_t row, int64_t unit) : units{of.varied, Vec<T>{}} {
+  PYRNN_FN VariedValues(const Units<T>& of, int64_t row, int64_t unit) : units{{}, of.varied, Vec<T>{}} {
     if (of.varied->mask) units.mask = load(of.varied->mask + row * of.padded + unit);
   }
   PYRNN_FN V slot(Vec<T> v) const { return {v, reinterpret_cast<uintptr_t>(&units), V::from_slot}; }
   PYRNN_FN V value(Vec<T> v) const { return {v, reinterpret_cast<uintptr_t>(&units), 0}; }
   static PYRNN_FN Vec<T> number(V v) { return v.v; }
 };
-
-template <class Cell, class = void>
-constexpr const char* roles_of = "";
-template <class Cell>
-constexpr const char* roles_of<Cell, decltype(void(Cell::roles))> = Cell::roles;
-template <class Cell>
-constexpr bool varies = roles_of<Cell>[0] != 0;
 
 // The functions of a cell in a call that may vary it.
 template <class Cell, class T>

@@ -82,13 +82,20 @@ def status() -> str:
         return f"{path or 'the installed library'} cannot be used: {error}"
 
 
+#: Arguments that are arrays beside those of every layer.
+EXTRAS = ("params", "norm_ih", "norm_hh", "weight_hr", "norm_c", "bias_c")
+
+
 def with_kind(spec: Spec, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of a call as `_core.cuda_forward` has them: of a variation only where dropout acts."""
+    """The options of a call as `_core.cuda_forward` has them: no variation where a cell is as it is."""
     if "variation" not in options:
         return options
-    curves, gate_clip, cell_clip, kind = options.pop("variation")
-    if gate_clip or cell_clip or kind == "candidate" or curves != own_curves(spec):
-        raise NotImplementedError("activations, clips and dropout of candidates are not implemented on CUDA")
+    curves, gate_clip, cell_clip, kind = options["variation"]
+    if kind == "candidate":
+        raise NotImplementedError("dropout of candidates is not implemented on CUDA")
+    if gate_clip or cell_clip or "norm_c" in options or curves != own_curves(spec):
+        return options
+    del options["variation"]
     return options | {"dropout_kind": kind}
 
 
@@ -102,7 +109,15 @@ class Kept:
 
     def saved(self) -> Any:
         """What the cells saved, (T, B, saved, H); zero at skipped steps."""
-        memory, shape, units, number = self.core.saved()
+        return self.rows(self.core.saved())
+
+    def states(self) -> Any:
+        """The states after every step, (T, B, states, H); zero at skipped steps."""
+        return self.rows(self.core.states())
+
+    def rows(self, kept: Any) -> Any:
+        """Rows of units that the kernels left, without their padding."""
+        memory, shape, units, number = kept
         if memory is None:
             return self.arrays.empty((*shape[:3], units), number)
         return self.arrays.numbers(memory, shape, number)[..., :units]
@@ -129,6 +144,7 @@ class CudaBackend(Backend):
             if 0 < len(cell["from_h"]) <= 8 and not cell.get("ordered")
         }
         super().__init__(cells, self.run, self.run_backward, NUMBERS, installed_library(self.device))
+        self.every = {"every": True}
 
     def spec(self, cell: Any) -> Spec:
         if isinstance(cell, str) and cell not in self.specs and cell in _core.cells():
@@ -163,8 +179,9 @@ class CudaBackend(Backend):
         def described(a: Any) -> Any:
             return None if a is None else self.arrays_of("params", a).describe(a)
 
-        if "params" in options:
-            options["params"] = described(options["params"])
+        for name in EXTRAS:
+            if name in options:
+                options[name] = described(options[name])
         for name in ("lengths", "mask", "resets"):
             if name in options:
                 options[name] = arrays.describe(options[name])
@@ -196,7 +213,8 @@ class CudaBackend(Backend):
         dx_accumulate: bool,
         dstate_out: list[Any],
         *dweights: Any,
-        dparams: Any = None,
+        dstates: list[Any] | None = None,
+        **extras: Any,
     ) -> None:
         """As `_core.backward`, on device arrays."""
         arrays = kept.arrays
@@ -215,5 +233,6 @@ class CudaBackend(Backend):
             db_hh,
             allocate=arrays.allocate,
             stream=arrays.stream(),
-            dparams=None if dparams is None else arrays.describe(dparams),
+            dstates=None if dstates is None else [arrays.describe(s) for s in dstates],
+            **{name: arrays.describe(a) for name, a in extras.items()},
         )

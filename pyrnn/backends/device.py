@@ -65,6 +65,10 @@ class DeviceArrays:
         """Arrays side by side, along the last axis."""
         raise NotImplementedError
 
+    def stacked(self, arrays: Sequence[Any]) -> Any:
+        """Arrays one after the other, along a new first axis."""
+        raise NotImplementedError
+
     def repeated(self, a: Any, count: int) -> Any:
         """Rows (count, n) that are all a."""
         raise NotImplementedError
@@ -127,9 +131,16 @@ class DeviceArrays:
         ]
 
     def states(
-        self, name: str, state: Any, count: int, shape: tuple[int, ...], axes: str, dtype: str
+        self,
+        name: str,
+        state: Any,
+        count: int,
+        shape: tuple[int, ...],
+        axes: str,
+        dtype: str,
+        proj_size: int = 0,
     ) -> tuple[Any, ...]:
-        """The state as a tuple of `count` arrays of `shape`."""
+        """The state as a tuple of `count` arrays of `shape`; the first's last axis is the projection's."""
         if count == 1:
             state = (state,)
         elif not isinstance(state, tuple | list):
@@ -140,8 +151,11 @@ class DeviceArrays:
         for k, a in enumerate(state):
             label = name if count == 1 else f"{name}[{k}]"
             a = self.plain(label, a, dtype)
-            if tuple(a.shape) != shape:
-                raise checks.wrong_shape(label, axes, shape, tuple(a.shape))
+            projected = proj_size > 0 and k == 0
+            wanted = (*shape[:-1], proj_size) if projected else shape
+            if tuple(a.shape) != wanted:
+                symbols = axes.replace("H", "P") if projected else axes
+                raise checks.wrong_shape(label, symbols, wanted, tuple(a.shape))
             ready.append(self.ready(a, dtype))
         return tuple(ready)
 
@@ -225,6 +239,9 @@ class TorchArrays(DeviceArrays):
     def joined(self, arrays: Sequence[Any]) -> Any:
         return self.torch.cat(list(arrays), -1)
 
+    def stacked(self, arrays: Sequence[Any]) -> Any:
+        return self.torch.stack(list(arrays))
+
     def repeated(self, a: Any, count: int) -> Any:
         return a.repeat(count, 1)
 
@@ -285,6 +302,9 @@ class CupyArrays(DeviceArrays):
 
     def joined(self, arrays: Sequence[Any]) -> Any:
         return self.cupy.concatenate(list(arrays), -1)
+
+    def stacked(self, arrays: Sequence[Any]) -> Any:
+        return self.cupy.stack(list(arrays))
 
     def repeated(self, a: Any, count: int) -> Any:
         return self.cupy.repeat(a[None], count, 0)

@@ -43,6 +43,8 @@ class Backend:
         forward_chain: Callable[[Calls], list[Any]] | None = None,
     ) -> None:
         self.forward, self.backward, self.dtypes = forward, backward, dtypes
+        #: options of a forward that is to keep the states of every step
+        self.every: dict[str, Any] = {}
         self.arrays = arrays
         self.forward_all, self.backward_all = forward_all, backward_all
         self.forward_chain = forward_chain

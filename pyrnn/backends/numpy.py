@@ -47,6 +47,11 @@ class NumpyArrays:
         return np.concatenate(arrays, axis=-1)
 
     @staticmethod
+    def stacked(arrays: Sequence[Array]) -> Array:
+        """Arrays one after the other, along a new first axis."""
+        return np.stack(arrays)
+
+    @staticmethod
     def repeated(a: Array, count: int) -> Array:
         """Rows (count, n) that are all a."""
         return np.repeat(a[None], count, axis=0)

@@ -130,14 +130,14 @@ def engine_for(call: Call, device: torch.device, dtype: torch.dtype) -> Engine |
     found = engines.engine_of(device, layers.compute_dtype)
     if found is None or dtype not in found.dtypes or layers.layout.spec.name not in found.backend.specs:
         return None
-    return found if found.backend is KERNELS or not (call.return_states or beyond(layers)) else None
+    return found if found.backend is KERNELS or not beyond(layers) else None
 
 
 def beyond(layers: Layers) -> bool:
     """Whether layers have options that the kernels of a device lack."""
     layout, changes = layers.layout, layers.variation
     inside = changes.inside or layout.cell_norm or changes.dropout_kind == "candidate"
-    return bool(inside or layout.layer_norm or layout.proj_size or layout.heads > 1)
+    return bool(inside or layout.layer_norm or layout.proj_size)
 
 
 def forward(

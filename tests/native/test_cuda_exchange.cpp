@@ -139,7 +139,7 @@ int differing() {
   typename Forward::Args args{};
   args.point.steps = steps;
   args.point.arena = arena;
-  args.point.H = H;
+  args.point.H = args.point.P = H;
   args.point.inputs = inputs.data();
   args.point.y = {y.data(), B * H, H};
   args.point.gates = gates.data();
@@ -154,7 +154,7 @@ int differing() {
   std::vector<T> dstate(2 * B * H);
   back.point.steps = steps;
   back.point.arena = arena;
-  back.point.H = H;
+  back.point.H = back.point.P = H;
   back.point.gates = gates.data();
   back.point.dy = {const_cast<T*>(dy.data()), B * H, H};
   for (int s = 0; s < 2; s++) back.point.dstate_out[s] = {dstate.data() + s * B * H, 0, H};
