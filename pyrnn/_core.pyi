@@ -122,6 +122,17 @@ def forward(
     checkpoint: bool = False,
     heads: int = 1,
 ) -> Saved | None: ...
+def forward_alone(
+    cell: str,
+    x: Array,
+    state: Sequence[Array] | None,
+    weight_ih: Array,
+    weight_hh: Array | None,
+    bias_ih: Array | None,
+    bias_hh: Array | None,
+    batch_first: bool,
+    save: bool,
+) -> tuple[Array, list[Array], Saved | None]: ...
 def backward(
     saved: Saved,
     dy: Array | None,

@@ -123,6 +123,42 @@ def test_forward(data, problem):
             _core.backward(saved, **backward_arguments(**problem))
 
 
+ALONE = ("x", "state", "weight_ih", "weight_hh", "bias_ih", "bias_hh")
+
+
+def alone_arguments(**problem):
+    arguments = forward_arguments(**problem)
+    alone = {name: arguments[name] for name in ALONE}
+    alone["state"] = [s[None] for s in alone["state"]]
+    return alone | {"batch_first": False, "save": True}
+
+
+@FUZZ
+@given(st.data(), PROBLEMS)
+def test_forward_alone(data, problem):
+    arguments = alone_arguments(**problem)
+    spoil(data.draw, arguments)
+    with refused_or_done(MemoryError):  # sizes that strides of zero claim
+        _core.forward_alone(problem["cell"], **arguments)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("stated", [False, True])
+def test_forward_alone_is_forward(batch_first, stated):
+    problem = {"cell": "lstm", "T": 3, "B": 2, "I": 5, "H": 17, "dtype": np.float32}
+    arguments, alone = forward_arguments(**problem), alone_arguments(**problem)
+    if not stated:
+        arguments["state"], alone["state"] = [np.zeros_like(s) for s in arguments["state"]], None
+    _core.forward("lstm", **arguments)
+    axes = (1, 0, 2) if batch_first else (0, 1, 2)
+    alone |= {"batch_first": batch_first, "x": np.ascontiguousarray(alone["x"].transpose(axes))}
+    y, finals, saved = _core.forward_alone("lstm", **alone)
+    assert np.array_equal(y.transpose(axes), arguments["y"]) and saved.nbytes > 0
+    assert np.array_equal(finals, [s[None] for s in arguments["state_out"]])
+    with pytest.raises(ValueError, match="state: expected arrays of shape"):
+        _core.forward_alone("lstm", **alone | {"state": arguments["state"]})
+
+
 @FUZZ
 @given(st.data(), PROBLEMS)
 def test_options_of_forward(data, problem):

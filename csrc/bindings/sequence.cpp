@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // _core.forward and _core.backward: one layer, one direction; and both directions of a layer at once.
 #include <algorithm>
+#include <cstring>
 #include <memory>
 #include <optional>
 #include <tuple>
@@ -174,6 +175,49 @@ std::unique_ptr<Call> prepare_forward(const std::string& cell_name, const py::ar
   saved.norm_c = gain_c;
   saved.bias_c = shift_c;
   return call;
+}
+
+// The array's memory with other axes.
+py::array seen(const py::array& array, std::vector<py::ssize_t> shape, std::vector<py::ssize_t> strides) {
+  return py::array(array.dtype(), std::move(shape), std::move(strides), array.data(), array);
+}
+
+// forward without options, into arrays that it makes: a step of a small layer costs as much as making them in Python.
+py::tuple forward_alone(const std::string& cell, const py::array& x, const States& state, const py::array& weight_ih,
+                        const py::object& weight_hh, const py::object& bias_ih, const py::object& bias_hh,
+                        bool batch_first, bool save) {
+  const CellInfo& info = cell_info(find_cell(cell));
+  const auto number = py::ssize_t(type_size(array_type("x", x)));
+  if (x.ndim() != 3) throw py::value_error("x: expected 3 dimensions, got " + std::to_string(x.ndim()));
+  const auto H = py::ssize_t(read_h_size(info, weight_ih, weight_hh));
+  const py::dtype dtype = x.dtype();
+  const auto timewise = [&](const py::array& a) {  // (T, B, n) of (B, T, n)
+    return batch_first ? seen(a, {a.shape(1), a.shape(0), a.shape(2)}, {a.strides(1), a.strides(0), a.strides(2)}) : a;
+  };
+  const py::array steps = timewise(x), y(dtype, std::vector<py::ssize_t>{x.shape(0), x.shape(1), H});
+  const py::ssize_t B = steps.shape(1);
+  std::vector<py::object> given, ends;
+  py::list finals;
+  for (int s = 0; s < info.states; s++) {
+    const py::array final(dtype, std::vector<py::ssize_t>{1, B, H});
+    finals.append(final);
+    ends.push_back(seen(final, {B, H}, {H * number, number}));
+  }
+  if (!state) {
+    const py::array zeros(dtype, std::vector<py::ssize_t>{B, H});
+    std::memset(writable_data(zeros), 0, std::size_t(zeros.nbytes()));
+    given.assign(std::size_t(info.states), zeros);
+  } else {
+    for (const py::object& object : *state) {
+      const py::array one = py::isinstance<py::array>(object) ? py::reinterpret_borrow<py::array>(object) : py::array();
+      if (one.ndim() != 3 || one.shape(0) != 1) throw py::value_error("state: expected arrays of shape (1, B, H)");
+      given.push_back(seen(one, {one.shape(1), one.shape(2)}, {one.strides(1), one.strides(2)}));
+    }
+  }
+  py::object saved = computed(prepare_forward(cell, steps, given, weight_ih, weight_hh, bias_ih, bias_hh, timewise(y),
+                                              ends, save, {}, {}, {}, false, false, {}, py::none(), {}, py::none(),
+                                              py::none(), py::none(), {}, py::none(), py::none(), false, 1));
+  return py::make_tuple(y, finals, saved);
 }
 
 std::unique_ptr<Call> prepare_backward(const Saved& saved, const py::object& dy, const States& dstate,
@@ -359,6 +403,9 @@ void bind_sequence(py::module_& m) {
       "backward_all",
       [prepare = py::function(backward(prepare_backward))](const py::list& calls) { computed(prepare, calls); },
       "calls"_a, "backward for each (arguments, keywords): directions of a layer, that share no output.");
+  m.def("forward_alone", forward_alone, "cell"_a, "x"_a, "state"_a, "weight_ih"_a, "weight_hh"_a, "bias_ih"_a,
+        "bias_hh"_a, "batch_first"_a, "save"_a,
+        "forward without options and with states (1, B, H): y, the final states and what backward needs when `save`.");
   m.def("empty", empty_array, "shape"_a, "dtype"_a,
         "An array as numpy.empty makes it, on memory that is kept for the next one of its size.");
   m.def("release_memory", Buffer::release, "Returns the memory that is kept between calls to the system.");

@@ -19,6 +19,7 @@ from pyrnn.stacking import AT_ONCE
 DTYPES = {torch.float32: np.dtype(np.float32), torch.float64: np.dtype(np.float64)}
 #: One layer in one direction; its weights are spread from a list, which its stub cannot follow.
 run: Callable[..., Any] = _core.forward
+run_alone: Callable[..., Any] = _core.forward_alone
 #: How many states a cell has.
 STATES = {name: spec.states for name, spec in KERNELS.specs.items()}
 
@@ -89,7 +90,8 @@ def forward(
         return None, *step(call.cell, x, states, weights[0], save)
     cell, D, batch_first, options = call
     if D == 1 and not options and len(weights[0]) == 4:
-        return alone(cell, batch_first, x, states, weights[0], save)
+        y, finals, kept = run_alone(cell, x, states, *weights[0], batch_first, save)
+        return y, finals, [kept]
     H, dtype = weights[0][1].shape[1], x.dtype
     if batch_first:
         x = x.swapaxes(0, 1)
@@ -114,28 +116,6 @@ def forward(
         for d in range(D)
     ]
     return y, finals, _core.forward_all(calls) if D == 2 else in_turn(run, calls)
-
-
-def alone(
-    cell: str, batch_first: bool, x: Array, states: Sequence[Array] | None, weights: list[Any], save: bool
-) -> tuple[Array, list[Array], list[Any]]:
-    """The same of one direction without options, spelled out: a step of a small layer costs little more."""
-    w_ih, w_hh, b_ih, b_hh = weights
-    H, dtype = w_hh.shape[1], x.dtype
-    if batch_first:
-        B, T, _ = x.shape
-        y, x = np.empty((B, T, H), dtype), x.swapaxes(0, 1)
-        out = y.swapaxes(0, 1)
-    else:
-        T, B, _ = x.shape
-        y = out = np.empty((T, B, H), dtype)
-    finals, ends = [], []
-    for _ in range(STATES[cell]):
-        final = np.empty((1, B, H), dtype)
-        finals.append(final)
-        ends.append(final[0])
-    given = [np.zeros((B, H), dtype)] * len(ends) if states is None else [s[0] for s in states]
-    return y, finals, [run(cell, x, given, w_ih, w_hh, b_ih, b_hh, out, ends, save)]
 
 
 def step(
