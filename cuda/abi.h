@@ -11,7 +11,7 @@
 namespace pyrnn {
 namespace cuda {
 
-constexpr uint32_t abi_version = 5;
+constexpr uint32_t abi_version = 6;
 
 // Distance between rows of units in everything that stays on the device: whole chunks of every type of number.
 constexpr int64_t padding = 32;
@@ -120,10 +120,50 @@ struct AttentionMemory {
   size_t kept, forward_workspace, backward_workspace;
 };
 
+// A decoder: a cell that attends to a memory at every step. The cell's sizes are {Tq, B, I + fed, H}, the attention's
+// {B, Tq, Tk, D, M} without heads; its tier is the steps' one, its number the attention's, it has no lengths.
+struct Decoder {
+  uint32_t size, version;
+  Layer cell;
+  Attention attention;
+  int64_t I, fed, O;       // O = M + H without an attention layer
+  int32_t query_previous;  // whose h attends: the one before the step, else the one after it
+  int32_t has_layer;
+};
+
+// Arrays of numbers beside those of cell and attention are C-contiguous; cell and attention have the decoder's stream.
+struct DecoderForward {
+  Decoder decoder;
+  LayerForward cell;  // x: what the cell reads, (B, Tq, I + fed); y: h in `joined`; both by the views' strides
+  AttentionForward attention;  // query (B, Tq, D) is written; no context
+  void* read;  // that of x, C-contiguous: holds x and the first fed, is filled step by step
+  void* joined;  // (B, Tq, M + H): [context; h]; the outputs without an attention layer
+  void* outputs;  // (B, Tq, O) with one
+  const void *weight_query, *bias_query;  // (D, H), (D); null without
+  const void *weight_attention, *bias_attention;  // (O, M + H), (O); null without
+  void* workspace;
+};
+
+struct DecoderBackward {
+  Decoder decoder;
+  LayerBackward cell;  // no dy, no dx
+  AttentionBackward attention;  // dcontext (B, Tq, M), dquery (B, Tq, D): written
+  const void *joined, *outputs, *doutputs;  // doutputs null: zeros
+  const void *weight_query, *weight_attention;
+  void *dx, *dfeed;  // (B, Tq, I), (B, fed)
+  void *dweight_query, *dbias_query, *dweight_attention, *dbias_attention;  // null where there is no such weight
+  void* workspace;
+};
+
+// Bytes beside those of cell and attention.
+struct DecoderMemory {
+  size_t forward_workspace, backward_workspace;
+};
+
 struct Table {
   uint32_t size, version;
-  const char* build;     // compiler and architectures, for `pyrnn info`
-  int32_t host_memory;   // 1: an emulation for tests, device memory is the host's
+  const char* build;  // compiler and architectures, for `pyrnn info`
+  int32_t host_memory;  // 1: an emulation for tests, device memory is the host's
   int32_t cell_count;
   const char* const* cells;
   // All return 0, or another number after which error() says what was wrong, in this thread.
@@ -140,6 +180,9 @@ struct Table {
   int (*attention_memory)(const Attention* attention, AttentionMemory* memory);
   int (*attention_forward)(const AttentionForward* call);
   int (*attention_backward)(const AttentionBackward* call);
+  int (*decoder_memory)(const Decoder* decoder, DecoderMemory* memory);
+  int (*decoder_forward)(const DecoderForward* call);
+  int (*decoder_backward)(const DecoderBackward* call);
 };
 
 // The one symbol of the library. Null when it has no table of that version.

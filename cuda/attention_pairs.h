@@ -12,11 +12,12 @@ template <class T>
 struct PairArgs {
   using A = Accumulator<T>;
   AttentionSizes sizes;
+  int64_t rows;  // of queries from one sequence to the next
   const T *query, *key, *weight;
-  const A *ds, *query_sizes, *key_sizes;  // (B, Tq, Tk), and as ScoreTile leaves them
-  T *dquery, *dkey;
-  A* dquery_parts;  // (tiles of keys, B, Tq, D) where there are several; else dquery is written
-  A* dweight_parts;  // (B · tiles of keys, D)
+  const A *ds, *query_sizes, *key_sizes;  // (B, rows, Tk), and as ScoreTile leaves them
+  T *dquery, *dkey;  // null: not wanted
+  A* dquery_parts;   // (tiles of keys, B, Tq, D) where there are several, instead of dquery
+  A* dweight_parts;  // (B · tiles of keys, D), or null
 };
 
 // A block has 32 features of a tile of keys of one sequence and meets the queries four at a time. A lane has a feature,
@@ -80,16 +81,16 @@ struct PairGradients {
       for (int at = thread; at < keys * queries; at += threads) {
         const int j = at % keys, r = at / keys;
         const bool some = j < count && i + r < n.Tq;
-        s.ds[j * queries + r] = some ? args.ds[(b * n.Tq + i + r) * n.Tk + first_key + j] : A(0);
+        s.ds[j * queries + r] = some ? args.ds[(b * args.rows + i + r) * n.Tk + first_key + j] : A(0);
       }
       context.barrier();
       Group g;
       A largest = 0;
       PYRNN_UNROLL for (int r = 0; r < queries; r++) {
         const bool some = i + r < n.Tq;
-        g.raw[r] = there && some ? A(widen(args.query[(b * n.Tq + i + r) * n.D + d])) : A(0);
+        g.raw[r] = there && some ? A(widen(args.query[(b * args.rows + i + r) * n.D + d])) : A(0);
         g.prepared[r] = number_of(Score::prepare(value_of(g.raw[r])));
-        g.size[r] = some ? args.query_sizes[b * n.Tq + i + r] : A(0);
+        g.size[r] = some ? args.query_sizes[b * args.rows + i + r] : A(0);
         largest = larger_size(largest, g.size[r]);
         g.dquery[r] = 0;
       }
@@ -117,20 +118,19 @@ struct PairGradients {
         A sum = 0;
         PYRNN_UNROLL for (int w = 0; w < warps; w++) sum += s.dquery[(w * queries + warp) * warp_lanes + lane];
         sum *= factor(args, d);
-        const int64_t at = (b * n.Tq + i + warp) * n.D + d;
         if (args.dquery_parts)
-          args.dquery_parts[tile * n.B * n.Tq * n.D + at] = sum;
-        else
-          args.dquery[at] = Narrow<T>::from(sum);
+          args.dquery_parts[((tile * n.B + b) * n.Tq + i + warp) * n.D + d] = sum;
+        else if (args.dquery)
+          args.dquery[(b * args.rows + i + warp) * n.D + d] = Narrow<T>::from(sum);
       }
     }
     s.dweight[warp * warp_lanes + lane] = dweight;
     context.barrier();
     if (!there) return;
-    for (int j = warp; j < count; j += warps)
+    for (int j = warp; args.dkey && j < count; j += warps)
       args.dkey[(b * n.Tk + first_key + j) * n.D + d] = Narrow<T>::from(s.dkey[j * warp_lanes + lane] *
                                                                         factor(args, d));
-    if (warp == 0) {
+    if (warp == 0 && args.dweight_parts) {
       A sum = 0;
       PYRNN_UNROLL for (int w = 0; w < warps; w++) sum += s.dweight[w * warp_lanes + lane];
       args.dweight_parts[(tile * n.B + b) * n.D + d] = sum;

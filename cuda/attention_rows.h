@@ -15,7 +15,7 @@ struct SoftmaxRow {
   struct Args {
     const A* scores;
     T* weights;
-    int64_t rows, Tk;
+    int64_t rows, Tk, distance;  // from a row to the next
   };
   static constexpr int threads = 128;
   static constexpr bool independent = false;
@@ -24,7 +24,7 @@ struct SoftmaxRow {
   static PYRNN_FN void run(Context& context, const Args& args) {
     const int64_t row = int64_t(context.block_x) * (threads / warp_lanes) + context.thread / warp_lanes;
     if (row >= args.rows) return;
-    const A* s = args.scores + row * args.Tk;
+    const A* s = args.scores + row * args.distance;
     A largest = minus_infinity<A>(), sum = 0;
     for (int64_t j = context.lane(); j < args.Tk; j += warp_lanes) {
       const A x = s[j];
@@ -39,7 +39,7 @@ struct SoftmaxRow {
     if (sum != 0) sum *= exp_of(largest - all);
     sum = over_lanes(context, sum, [](A a, A b) { return a + b; });
     const A factor = 1 / sum;
-    T* w = args.weights + row * args.Tk;
+    T* w = args.weights + row * args.distance;
     for (int64_t j = context.lane(); j < args.Tk; j += warp_lanes) {
       const A x = s[j];
       w[j] = Narrow<T>::from(x == minus_infinity<A>() ? A(0) : exp_of(x - all) * factor);
@@ -59,7 +59,7 @@ struct SoftmaxRowBackward {
     A* ds;
     int32_t products;  // whether there are products in ds
     A scale;
-    int64_t rows, Tk;
+    int64_t rows, Tk, distance;
   };
   static constexpr int threads = 128;
   static constexpr bool independent = false;
@@ -68,7 +68,7 @@ struct SoftmaxRowBackward {
   static PYRNN_FN void run(Context& context, const Args& args) {
     const int64_t row = int64_t(context.block_x) * (threads / warp_lanes) + context.thread / warp_lanes;
     if (row >= args.rows) return;
-    const int64_t at = row * args.Tk;
+    const int64_t at = row * args.distance;
     const auto dp = [&](int64_t j) {
       const A x = args.products ? args.ds[at + j] : A(0);
       return args.dweights ? x + widen(args.dweights[at + j]) : x;
@@ -96,7 +96,7 @@ struct WeightedSum {
     int64_t batch, row, column;  // strides of the weights
     const T* x;
     T* out;
-    int64_t M, K, C;
+    int64_t M, K, C, out_batch;
   };
   static constexpr int rows = 16, columns = 64, chunk = 32, threads = 128;
   static constexpr int row_tile = 2, column_tile = 4, weight_row = rows + 4;
@@ -142,7 +142,7 @@ struct WeightedSum {
     }
     PYRNN_UNROLL for (int r = 0; r < row_tile; r++) PYRNN_UNROLL for (int c = 0; c < column_tile; c++) {
       const int64_t m = first_row + row + r, n = first_column + column + c;
-      if (m < args.M && n < args.C) args.out[(b * args.M + m) * args.C + n] = Narrow<T>::from(sums[r][c]);
+      if (m < args.M && n < args.C) args.out[b * args.out_batch + m * args.C + n] = Narrow<T>::from(sums[r][c]);
     }
   }
 

@@ -14,6 +14,7 @@ struct ScoreArgs {
   Attention attention;
   const void *query, *key, *weight;  // (B, Tq, D), (B, Tk, D), (D) or null
   int64_t D;
+  int64_t first;  // tile of queries: others come before it
   A* scores;                     // (B, Tq, Tk); -inf where a pair is none
   int32_t whole;               // every row is a whole number of aligned fours
   A *query_sizes, *key_sizes;    // (B, Tq), (B, Tk): max |q_d| of each row; null: not wanted
@@ -160,7 +161,7 @@ struct ScoreTile {
     Shared& s = *reinterpret_cast<Shared*>(context.shared);
     const Attention& a = args.attention;
     const int64_t Tq = a.sizes.Tq, Tk = a.sizes.Tk, b = context.block_x;
-    const int64_t first_query = int64_t(context.block_y) * queries, first_key = int64_t(context.block_z) * keys;
+    const int64_t first_query = (args.first + context.block_y) * queries, first_key = int64_t(context.block_z) * keys;
     const int group = context.thread % pairs / key_groups, column = context.thread % key_groups * columns;
     Sums sums{};
     A query_sizes[query_turns] = {}, key_sizes[key_turns] = {};

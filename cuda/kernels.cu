@@ -4,15 +4,30 @@
 // and the compile gate need few of them with most ways of multiplying.
 #include "kernels.h"
 
-#include "layer.h"
+#include "decoder.h"
+#include "interleaved.h"
 
 namespace pyrnn {
 namespace cuda {
 namespace {
 
+// A template, so that a build without cells has none.
+template <class Math>
+constexpr DecoderFunctions decoder_functions = {
+    [](const Decoder& decoder, const Machine& machine, DecoderMemory* memory) {
+      return DecoderOf<Math>(decoder, machine).memory(memory);
+    },
+    [](const DecoderForward& call, const Machine& machine, const LayerFunctions& cell) {
+      return DecoderOf<Math>(call.decoder, machine).forward(call, cell);
+    },
+    [](const DecoderBackward& call, const Machine& machine, const LayerFunctions& cell) {
+      return DecoderOf<Math>(call.decoder, machine).backward(call, cell);
+    }};
+
 template <class Cell>
 constexpr LayerFunctions functions() {
   using Of = LayerOf<Cell, PYRNN_MATH>;
+  using Steps = Interleaved<Cell, PYRNN_MATH>;
   return {[](const Layer& layer, const Machine& machine, LayerMemory* memory) {
             *memory = Of(layer, machine).forward_memory();
             return 0;
@@ -25,7 +40,17 @@ constexpr LayerFunctions functions() {
           [](const LayerBackward& call, const Machine& machine) { return Of(call.layer, machine).backward(call); },
           [](const Layer& layer, const Machine& machine, int backward) {
             return int32_t(Of(layer, machine).tier(backward));
-          }};
+          },
+          [](const LayerForward& call, const Machine& machine, int64_t i, int64_t inputs_from) {
+            return Steps{Of(call.layer, machine)}.forward(call, i, inputs_from);
+          },
+          [](const LayerBackward& call, const Machine& machine, int64_t i) {
+            return Steps{Of(call.layer, machine)}.backward(call, i);
+          },
+          [](const Layer& layer, const Machine& machine, const void* states, void* workspace) {
+            return Steps{Of(layer, machine)}.inside(states, workspace);
+          },
+          &decoder_functions<PYRNN_MATH>};
 }
 
 #if defined(PYRNN_ONLY)

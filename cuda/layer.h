@@ -243,6 +243,10 @@ struct LayerOf {
       for (int64_t i = from; i < from + count; i++)
         if (step_forward(call, point, scratch, i)) return 1;
     }
+    return finish(call, point);
+  }
+
+  int finish(const LayerForward& call, const ForwardPoint<Cell, T>& point) const {
     typename Finish<Cell, T>::Args finish{};
     finish.arena = point.arena;
     finish.slot = point.arena.slot(Steps_);
@@ -338,12 +342,7 @@ struct LayerOf {
     return carve({}, scratch);
   }
 
-  int backward(const LayerBackward& given) const {
-    LayerBackward call = given;
-    Scratch scratch;
-    carve(call, scratch);
-    if (spread_heads(call, scratch.dense)) return 1;
-    if (heads()) call.dweight_hh = scratch.ddense;
+  typename StartBackward<Cell, T>::Args backward_point(const LayerBackward& call, const Scratch& scratch) const {
     typename StartBackward<Cell, T>::Args start{};
     BackwardPoint<Cell, T>& point = start.point;
     point.steps = steps;
@@ -362,6 +361,22 @@ struct LayerOf {
       point.dstate_out[s] = call.dstate_out[s];
       point.dstates[s] = call.dstates[s];
     }
+    return start;
+  }
+
+  // What needs no order of time.
+  int gradients(const LayerBackward& call, const Scratch& scratch, const BackwardPoint<Cell, T>& point) const {
+    return sums().all(call, scratch, point, {scratch.dslots, Cell::slots, Cell::from_x, Cell::from_h});
+  }
+
+  int backward(const LayerBackward& given) const {
+    LayerBackward call = given;
+    Scratch scratch;
+    carve(call, scratch);
+    if (spread_heads(call, scratch.dense)) return 1;
+    if (heads()) call.dweight_hh = scratch.ddense;
+    typename StartBackward<Cell, T>::Args start = backward_point(call, scratch);
+    BackwardPoint<Cell, T>& point = start.point;
     if (draw(scratch.masks, point.regular, call.stream)) return 1;
     if (launch<StartBackward<Cell, T>>(units_by_rows(call.stream), start)) return 1;
     const Tier chosen = tier(true);
@@ -374,7 +389,7 @@ struct LayerOf {
     }
     if (staged()) {
       if (Staged{scratch.stages, *this}.gradients(call, point, scratch)) return 1;
-    } else if (sums().all(call, scratch, point, {scratch.dslots, Cell::slots, Cell::from_x, Cell::from_h})) {
+    } else if (gradients(call, scratch, point)) {
       return 1;
     }
     return heads() ? launch_heads(scratch.ddense, given.dweight_hh, true, call.stream) : 0;

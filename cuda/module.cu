@@ -171,6 +171,28 @@ int attention_backward(const AttentionBackward* call) {
   return with_attention(&call->attention, [&](const AttentionFunctions& f) { return f.backward(*call); });
 }
 
+// The same for a decoder, whose cell and attention are those of `layer` and `attention`.
+template <class Call>
+int with_decoder(const Decoder* decoder, const Call& call) {
+  if (!decoder || decoder->size != sizeof(Decoder) || decoder->version != abi_version)
+    return fail("decoder", "another version of the interface");
+  return with_attention(&decoder->attention,
+                        [&](const AttentionFunctions&) { return with_layer(&decoder->cell, call); });
+}
+
+int decoder_memory(const Decoder* decoder, DecoderMemory* memory) {
+  return with_decoder(
+      decoder, [&](const LayerFunctions& f, const Machine& m) { return f.decoder->memory(*decoder, m, memory); });
+}
+int decoder_forward(const DecoderForward* call) {
+  return with_decoder(&call->decoder,
+                      [&](const LayerFunctions& f, const Machine& m) { return f.decoder->forward(*call, m, f); });
+}
+int decoder_backward(const DecoderBackward* call) {
+  return with_decoder(&call->decoder,
+                      [&](const LayerFunctions& f, const Machine& m) { return f.decoder->backward(*call, m, f); });
+}
+
 const Table table = {sizeof(Table),
                      abi_version,
                      build,
@@ -189,7 +211,10 @@ const Table table = {sizeof(Table),
                      score_names,
                      attention_memory,
                      attention_forward,
-                     attention_backward};
+                     attention_backward,
+                     decoder_memory,
+                     decoder_forward,
+                     decoder_backward};
 
 }  // namespace
 

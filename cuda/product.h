@@ -161,9 +161,9 @@ struct ProductArgs {
   void* out;
   Axis out_column;          // store_inputs: where a column lies in `out`
   int64_t out_row;          // store_inputs, store_weights: distance of rows
-  const void* bias;         // store_inputs: of columns, or null
+  const void* bias;         // added to columns, or null
   View dx;                  // store_dx
-  int32_t accumulate;
+  int32_t accumulate;       // store_dx, store_inputs
   Steps steps;
 };
 
@@ -198,11 +198,13 @@ struct Product {
 
   static PYRNN_FN void store(const Args& args, int64_t split, int64_t row, int64_t column, A value) {
     const int64_t rows = args.a.row.extent, columns = args.b.row.extent;
+    if (args.bias) value += widen(static_cast<const T*>(args.bias)[column]);
     switch (args.kind) {
-      case store_inputs:
-        if (args.bias) value += widen(static_cast<const T*>(args.bias)[column]);
-        static_cast<A*>(args.out)[row * args.out_row + args.out_column.offset(column)] = value;
+      case store_inputs: {
+        A* out = static_cast<A*>(args.out) + row * args.out_row + args.out_column.offset(column);
+        *out = args.accumulate ? *out + value : value;
         break;
+      }
       case store_dx: {
         const int64_t t = row / args.steps.B, b = row % args.steps.B;
         T* out = element<T>(args.dx, t, b) + column;
@@ -225,6 +227,7 @@ struct SumArgs {
   const void* partial;
   void* out;
   int64_t count, size;
+  int64_t columns, distance;  // of rows of `out`; no columns: it is contiguous
 };
 template <class T>
 struct Sum {
@@ -237,7 +240,8 @@ struct Sum {
     if (i >= args.size) return;
     Accumulator<T> sum = 0;
     for (int64_t k = 0; k < args.count; k++) sum += static_cast<const Accumulator<T>*>(args.partial)[k * args.size + i];
-    static_cast<T*>(args.out)[i] = Narrow<T>::from(sum);
+    const int64_t at = args.columns ? i / args.columns * args.distance + i % args.columns : i;
+    static_cast<T*>(args.out)[at] = Narrow<T>::from(sum);
   }
 };
 

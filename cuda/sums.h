@@ -115,7 +115,7 @@ struct LayerSums {
     Launch shape;
     shape.x = blocks_of(size, Sum<T>::threads);
     shape.stream = stream;
-    return launch<Sum<T>>(shape, {partial, out, count, size});
+    return launch<Sum<T>>(shape, {partial, out, count, size, 0, 0});
   }
 
   // out[column] = sum over rows of in, times `times` unless that is null.

@@ -26,6 +26,9 @@ class Saved:
 class CudaAttentionSaved:
     """What cuda_attention_forward keeps for cuda_attention_backward."""
 
+class CudaDecoderSaved:
+    """What cuda_decoder_forward keeps for cuda_decoder_backward."""
+
 class CudaSaved:
     """What cuda_forward keeps for cuda_backward."""
 
@@ -401,6 +404,34 @@ def cuda_attention_backward(
     dkey: DeviceArray,
     dvalue: DeviceArray,
     dweight_score: DeviceArray | None,
+    *,
+    allocate: Callable[[int], tuple[int, Any]],
+    stream: int,
+) -> None: ...
+def cuda_decoder_forward(
+    cell: str,
+    score: str,
+    arrays: dict[str, DeviceArray],
+    state: Sequence[DeviceArray],
+    state_out: Sequence[DeviceArray],
+    *,
+    allocate: Callable[[int], tuple[int, Any]],
+    device: int,
+    stream: int,
+    fed: int,
+    query_previous: bool = False,
+    scale: float = 1.0,
+    causal: bool = False,
+    left: int = -1,
+    right: int = 0,
+    offset: int = 0,
+    save: bool = False,
+) -> CudaDecoderSaved | None: ...
+def cuda_decoder_backward(
+    saved: CudaDecoderSaved,
+    arrays: dict[str, DeviceArray],
+    dstate: Sequence[DeviceArray] | None,
+    dstate_out: Sequence[DeviceArray],
     *,
     allocate: Callable[[int], tuple[int, Any]],
     stream: int,

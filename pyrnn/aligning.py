@@ -244,9 +244,9 @@ class Aligner(Stored):
         Memory
             Holds what the key's parameters are now: precompute again when they have changed.
         """
-        if self._device is not None:
-            raise NotImplementedError(f"device: expected 'cpu' for precompute, got {self.device!r}")
         key = self._sized("key", key, self.key_size, "Dk")
+        if self._device is not None:
+            return self._precompute_there(key, lengths, value)
         if lengths is not None:
             lengths = checks.lengths_of(lengths, key.shape[-2], key.shape[0], False, "lengths", "Tk")
         return attending.precompute(
@@ -257,6 +257,16 @@ class Aligner(Stored):
             params=self._params(),
             key_lengths=lengths,
         )
+
+    def _precompute_there(self, key: Any, lengths: Any, value: Any) -> Memory:
+        """On a device, for the steps of a decoder, whose memory is key and value."""
+        if value is not None:
+            raise NotImplementedError(f"value: expected None with device={self.device!r}, got one")
+        score = self._arguments(training=False)["score"]
+        memory: Memory = placing.precompute(
+            self._device or 0, key, lengths, score=score, params=self._params()
+        )
+        return memory
 
     def noisy(self, mask: Array | None, shape: tuple[int, ...]) -> Array | None:
         """The mask with training's noise on scores of this shape in it; only monotonic attention has any."""

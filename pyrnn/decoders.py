@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyrnn import checks, decoding, functional
+from pyrnn import checks, decoding, functional, placing
 from pyrnn.aligners import KINDS
 from pyrnn.aligning import Aligner
 from pyrnn.attending import Memory
@@ -52,7 +52,9 @@ class AttentionDecoder(Stepping):
     bias : bool
         Whether cell and attention layer have biases.
     dtype : {"float32", "float64"}
-        The attention's as well.
+        The attention's as well; on a CUDA device also "bfloat16" and "float16".
+    device : str
+        "cpu", "cuda" or "cuda:1"; the attention's as well. Arrays are then CuPy's or PyTorch's.
     seed : int, optional
         Of the initial parameters; the attention has its own.
 
@@ -94,6 +96,7 @@ class AttentionDecoder(Stepping):
         attention_layer: int | None = None,
         bias: bool = True,
         dtype: Any = "float32",
+        device: str = "cpu",
         seed: int | None = None,
     ) -> None:
         self._configure(
@@ -106,11 +109,12 @@ class AttentionDecoder(Stepping):
             attention_layer=attention_layer,
             bias=bias,
             dtype=dtype,
+            device=device,
         )
         rng, bound = np.random.Generator(np.random.Philox(checks.seed("seed", seed))), self.hidden_size**-0.5
         shapes = self._shapes.shapes.items()
         self.params = Parameters(
-            {name: rng.uniform(-bound, bound, shape).astype(self.dtype) for name, shape in shapes}
+            {name: attention._made(rng.uniform(-bound, bound, shape)) for name, shape in shapes}
         )
 
     def _configure(
@@ -124,6 +128,7 @@ class AttentionDecoder(Stepping):
         attention_layer: int | None,
         bias: bool,
         dtype: Any,
+        device: str = "cpu",
     ) -> None:
         """Check every option and keep it as an attribute; nothing is allocated."""
         spec = self._backend.cells.spec(cell)
@@ -135,11 +140,14 @@ class AttentionDecoder(Stepping):
         self.attention_layer = None
         if attention_layer is not None:
             self.attention_layer = checks.size("attention_layer", attention_layer)
-        self.dtype = checks.float_dtype(dtype)
+        self.device = device
+        self.dtype: Any = checks.float_dtype(dtype) if device == "cpu" else placing.number_named(dtype)
         if not isinstance(attention, Aligner):
             raise TypeError(f"attention: expected an attention, got {type(attention).__name__}")
-        if attention.device != "cpu":
-            raise RuntimeError(f"attention: expected one with device='cpu', got {attention.device!r}")
+        if attention.device != device:
+            raise RuntimeError(f"attention: expected one with device={device!r}, got {attention.device!r}")
+        if attention._device is not None:
+            placing.check_cell(cell, attention._device)
         if attention.query_size != H:
             raise ValueError(
                 f"attention: expected query_size = hidden_size = {H}, got {attention.query_size}"
@@ -235,8 +243,8 @@ class AttentionDecoder(Stepping):
         saved : Saved
             x, the memory and the parameters must not change until the backward.
         """
-        x = checks.plain_array("x", x, self.dtype)
-        key = memory.key if isinstance(memory, Memory) else checks.plain_array("memory", memory, self.dtype)
+        x = self._plain("x", x)
+        key = memory.key if isinstance(memory, Memory) else self._plain("memory", memory)
         if checks.flag("training", training) and x.ndim == key.ndim == 3:
             mask = self.attention.noisy(mask, (*x.shape[:2], key.shape[1]))
         outputs, final, weights, saved = self._run(
@@ -275,9 +283,9 @@ class AttentionDecoder(Stepping):
         ValueError
             `saved` is another decoder's, or a shape is wrong.
         """
-        if isinstance(saved, Saved) and saved.owner is not self:
+        if getattr(saved, "owner", self) is not self:
             raise ValueError("saved: expected what this decoder's forward returned, got another's")
-        return decoding.backward(saved, doutputs, dstate, dweights)
+        return placing.decode_backward(saved, doutputs, dstate, dweights)
 
     def precompute(self, memory: Array, lengths: Any = None) -> Memory:
         """Project the memory (B, Tk, M) once, for many steps; see `Aligner.precompute`."""
@@ -295,12 +303,12 @@ class AttentionDecoder(Stepping):
         **options: Any,
     ) -> tuple[Array, State, Array, Any]:
         """`decoding.forward` with the decoder's options; `save` is training."""
-        x = checks.plain_array("x", x, self.dtype)
+        x = self._plain("x", x)
         if x.ndim != 3 or x.shape[2] != self.input_size:
-            raise ValueError(f"x: expected shape (B, Tq, I) with I = {self.input_size}, got {x.shape}")
+            raise ValueError(f"x: expected shape (B, Tq, I) with I = {self.input_size}, got {tuple(x.shape)}")
         if not isinstance(memory, Memory):
             memory = self._sized(memory)
-        return decoding.forward(
+        return placing.decode(
             self._backend,
             self.cell,
             x,
@@ -308,6 +316,7 @@ class AttentionDecoder(Stepping):
             self._checked(),
             state,
             attention=self._arguments(training=save) | {"query_offset": position},
+            device=self.attention._device,
             memory_lengths=lengths,
             query=self.query,
             input_feed=self.input_feed,
@@ -317,14 +326,40 @@ class AttentionDecoder(Stepping):
 
     def _sized(self, memory: Any) -> Array:
         """A memory that is an array, its dtype and axes checked."""
-        a, M = checks.plain_array("memory", memory, self.dtype), self.memory_size
+        a: Array = self._plain("memory", memory)
+        M = self.memory_size
         if a.ndim != 3 or a.shape[2] != M:
-            raise ValueError(f"memory: expected shape (B, Tk, M) with M = {M}, got {a.shape}")
+            raise ValueError(f"memory: expected shape (B, Tk, M) with M = {M}, got {tuple(a.shape)}")
         return a
+
+    def _plain(self, name: str, a: Any) -> Any:
+        """An array of the decoder's device, its dtype checked."""
+        if self.attention._device is None:
+            plain: Array = checks.plain_array(name, a, self.dtype)
+            return plain
+        return placing.on_device(name, a, self.attention._device, self.dtype)
 
     def _checked(self) -> dict[str, Array]:
         """The decoder's own parameters, checked."""
+        if self.attention._device is not None:
+            return self.params  # checked with the call's arrays
         return checks.named_arrays(self._shapes, self.params, self.dtype)
+
+    def state_dict(self) -> dict[str, Array]:
+        """A copy of the parameters by name, as NumPy's arrays."""
+        library = self.attention._library
+        if library is None:
+            return super().state_dict()
+        return {name: library.numpy(a) for name, a in self._parameters()[1].items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy parameters in place, cast to the dtype; see `pyrnn.storing.Stored.load_state_dict`."""
+        if self.attention._library is None:
+            return super().load_state_dict(state)
+        shapes, params = self._parameters()
+        for name, a in checks.state_dict(shapes, state).items():
+            params[name][...] = self.attention._made(a)
+        return None
 
     def _arguments(self, training: bool) -> dict[str, Any]:
         """The attention in the words of `attention_forward`."""

@@ -8,7 +8,7 @@ from typing import Any, Unpack
 
 import numpy as np
 
-from pyrnn import _core, checks, decoding, stacking
+from pyrnn import _core, checks, decoding, placing, stacking
 from pyrnn.attending import Memory
 from pyrnn.backends.layer import Backend
 from pyrnn.decoding import DecoderGradients
@@ -374,7 +374,7 @@ def decoder_forward(
     >>> decoder_backward(saved, outputs).memory.shape
     (2, 7, 4)
     """
-    return decoding.forward(
+    return placing.decode(
         DECODER,
         cell,
         x,
@@ -433,4 +433,4 @@ def decoder_backward(
     >>> grads.x.shape, grads.attention["weight"].shape
     ((2, 6, 3), (5, 4))
     """
-    return decoding.backward(saved, doutputs, dstate, dweights)
+    return placing.decode_backward(saved, doutputs, dstate, dweights)

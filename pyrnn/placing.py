@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Attention where its arrays are: NumPy's by `pyrnn.attending`, a CUDA device's by `pyrnn.backends`."""
+"""Attention and the decoder where their arrays are: NumPy's, or a CUDA device's by `pyrnn.backends`."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from pyrnn import attending
+from pyrnn import attending, decoding
 from pyrnn.attending import AttentionGradients, Backend
 
 
@@ -39,6 +39,34 @@ def backward(saved: Any, dcontext: Any, dweights: Any) -> AttentionGradients:
     return attending.backward(saved, dcontext, dweights)
 
 
+def decode(
+    backend: decoding.Backend,
+    cell: str,
+    x: Any,
+    memory: Any,
+    params: Any,
+    state: Any,
+    *,
+    device: int | None = None,
+    **options: Any,
+) -> tuple[Any, Any, Any, Any]:
+    """As `pyrnn.functional.decoder_forward`, with `save`; on `device`, or where x is."""
+    number = device_of(x) if device is None else device
+    if number is None:
+        return decoding.forward(backend, cell, x, memory, params, state, **options)
+    from pyrnn.backends import decoder
+
+    return decoder.forward(number, cell, x, memory, params, state, **options)
+
+
+def decode_backward(saved: Any, doutputs: Any, dstate: Any, dweights: Any) -> decoding.DecoderGradients:
+    """The way back of either."""
+    if hasattr(saved, "backward"):
+        grads: decoding.DecoderGradients = saved.backward(doutputs, dstate, dweights)
+        return grads
+    return decoding.backward(saved, doutputs, dstate, dweights)
+
+
 def library_named(device: Any) -> tuple[int, Any]:
     """The number of the device that "cuda" or "cuda:1" names, and the library of new arrays on it.
 
@@ -68,6 +96,20 @@ def on_device(name: str, a: Any, device: int, dtype: Any) -> Any:
     from pyrnn.backends.device import library_of
 
     return library_of(name, a, device).plain(name, a, dtype)
+
+
+def check_cell(cell: Any, device: int) -> None:
+    """Refuse a cell that only the CPU computes."""
+    from pyrnn.backends.decoder import cells_of
+
+    cells_of(device).spec(cell)
+
+
+def precompute(device: int, key: Any, lengths: Any, **options: Any) -> Any:
+    """As `pyrnn.functional.precompute`, on a device."""
+    from pyrnn.backends import decoder
+
+    return decoder.precompute(device, key, lengths, **options)
 
 
 def check_device(options: dict[str, Any], coverage: bool) -> None:

@@ -73,6 +73,10 @@ class Stepping(Stored):
         """Project the memory (B, Tk, M) once, for many steps; see `Aligner.precompute`."""
         raise NotImplementedError
 
+    def _plain(self, name: str, a: Any) -> Any:
+        """An array of the decoder's device, its dtype checked."""
+        raise NotImplementedError
+
     def _arguments(self, training: bool) -> dict[str, Any]:
         """The attention in the words of `attention_forward`."""
         raise NotImplementedError
@@ -102,9 +106,9 @@ class Stepping(Stored):
         carry : Carry
         weights : array (B, Tk)
         """
-        x = checks.plain_array("x", x, self.dtype)
+        x = self._plain("x", x)
         if x.ndim != 2 or x.shape[1] != self.input_size:
-            raise ValueError(f"x: expected shape (B, I) with I = {self.input_size}, got {x.shape}")
+            raise ValueError(f"x: expected shape (B, I) with I = {self.input_size}, got {tuple(x.shape)}")
         if not isinstance(memory, Memory):
             raise TypeError(f"memory: expected what precompute returned, got {type(memory).__name__}")
         if carry is None:
@@ -128,7 +132,7 @@ class Stepping(Stored):
         coverage = weights if carry.coverage is None else carry.coverage + weights
         carry = Carry(
             state,
-            np.array(outputs[:, : self.fed]) if feeds else None,
+            outputs[:, : self.fed] + 0 if feeds else None,
             weights if follows else None,
             coverage if covers else None,
             carry.position + 1,

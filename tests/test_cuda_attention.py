@@ -196,7 +196,7 @@ def test_layers(library, kind, number):  # noqa: F811
 
 
 def test_torch_modules(library, monkeypatch):  # noqa: F811
-    """A module on the device: autograd, no gradient, and a decoder, which the CPU alone has."""
+    """A module on the device: autograd, and no gradient."""
     torch = pytest.importorskip("torch")
     import pyrnn.torch
 
@@ -235,8 +235,8 @@ def test_what_only_the_cpu_has(device, library):  # noqa: F811
     with pytest.raises(NotImplementedError, match=r"^coverage: expected none on a CUDA device"):
         pyrnn.BahdanauAttention(3, 4, 5, coverage=True, device="cuda")
     attention = pyrnn.LuongAttention(4, 4, device="cuda")
-    with pytest.raises(NotImplementedError, match=r"^device: expected 'cpu' for precompute, got 'cuda'"):
-        attention.precompute(query)
+    with pytest.raises(NotImplementedError, match=r"^value: expected None with device='cuda', got one"):
+        attention.precompute(query, value=query)
     with pytest.raises(RuntimeError, match=r"^attention: expected one with device='cpu', got 'cuda'"):
         pyrnn.AttentionDecoder("gru", 3, 4, attention)
 

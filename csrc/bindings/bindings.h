@@ -36,6 +36,7 @@ void bind_info(pybind11::module_& m);
 void bind_peaks(pybind11::module_& m);
 void bind_cuda(pybind11::module_& m);
 void bind_cuda_attention(pybind11::module_& m);
+void bind_cuda_decoder(pybind11::module_& m);
 void bind_shared(pybind11::module_& m);
 
 }  // namespace pyrnn

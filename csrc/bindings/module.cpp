@@ -18,5 +18,6 @@ PYBIND11_MODULE(_core, m) {
   pyrnn::bind_decoder(m);
   pyrnn::bind_cuda(m);
   pyrnn::bind_cuda_attention(m);
+  pyrnn::bind_cuda_decoder(m);
   pyrnn::bind_shared(m);
 }

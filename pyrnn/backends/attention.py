@@ -252,12 +252,12 @@ def read_params(
     return {name: arrays.contiguous(held[name]) for name in named.shapes}
 
 
-def read_lengths(arrays: DeviceArrays, lengths: Any, B: int, Tk: int) -> Any:
+def read_lengths(arrays: DeviceArrays, lengths: Any, B: int, Tk: int, name: str = "key_lengths") -> Any:
     """Key lengths as int64 (B,) on the device; those that are there already are not looked at."""
     if not arrays.on_device(lengths):
-        return arrays.made(checks.lengths_of(lengths, Tk, B, False, "key_lengths", "Tk"), "int64")
+        return arrays.made(checks.lengths_of(lengths, Tk, B, False, name, "Tk"), "int64")
     if arrays.describe(lengths)[3] != "int64" or tuple(lengths.shape) != (B,):
-        raise ValueError(f"key_lengths: expected int64 of shape (B,) = ({B},) on the device")
+        raise ValueError(f"{name}: expected int64 of shape (B,) = ({B},) on the device")
     return arrays.contiguous(lengths)
 
 

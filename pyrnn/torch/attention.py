@@ -15,6 +15,7 @@ from pyrnn.aligning import Aligner
 from pyrnn.functional import KERNELS
 from pyrnn.torch import eager
 from pyrnn.torch.attending import ATTEND, PARAM, SCORE, differentiable, options_of, plain_of, spec_of
+from pyrnn.torch.decoding import decode
 
 __all__ = ["AttentionDecoder", "BahdanauAttention", "LuongAttention"]
 
@@ -282,10 +283,15 @@ class AttentionDecoder(torch.nn.Module):
             "previous": previous,
             "coverage": coverage,
         }
-        given |= dict(zip(KERNELS.specs[decoder.cell].state_names, states, strict=False))
+        state_names = KERNELS.specs[decoder.cell].state_names
+        given |= dict(zip(state_names, states, strict=False))
         given |= {PARAM + name: getattr(self, name) for name in decoder._shapes.shapes}
         given |= {SCORE + name: a for name, a in self.attention.own().items()}
-        outputs, weights, *finals = call(self.options, given)
+        device = placing.device_of(x)
+        if device is None:
+            outputs, weights, *finals = call(self.options, given)
+        else:
+            outputs, weights, *finals = decode(device, self.options, tuple(state_names), given)
         return outputs, tuple(finals) if len(finals) > 1 else finals[0], weights
 
     def extra_repr(self) -> str:
