@@ -75,7 +75,7 @@ class Recurrent(Described):
         Of the initial parameters and of the dropout masks; unpredictable when None.
     **more
         merge, forget_bias, learn_initial_state, weight_dropout, recurrent_dropout_kind, heads, cell_clip,
-        gate_clip, activations, cell_norm: see `pyrnn.options.MoreOptions`. The last five are the CPU's alone.
+        gate_clip, activations, cell_norm: see `pyrnn.options.MoreOptions`.
 
     Attributes
     ----------
