@@ -69,6 +69,10 @@ struct Schedule {
 constexpr int max_cells = 64, max_slots = 8, max_states = 5, max_saved = 8, max_params = 4;
 constexpr int max_blocks = 16;  // of H rows of a weight: from_x, from_h
 
+// The entries that make the input's product worth making before the steps, where a step has few rows; so far a layer
+// that reads another one stays behind it.
+constexpr int64_t least_hoisted = 12;
+
 // Bytes that the caller provides for a call, 64-byte aligned.
 struct Memory {
   size_t workspace, states, gates;

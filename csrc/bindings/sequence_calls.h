@@ -83,7 +83,7 @@ struct ForwardCall : Call {
     ForwardCall& before = static_cast<ForwardCall&>(other);
     args.x_ready = before.args.y_ready = &before.done;
   }
-  double lag() const override { return 12. / double(std::max<int64_t>(args.schedule.entries, 12)); }
+  double lag() const override { return double(least_hoisted) / double(std::max(args.schedule.entries, least_hoisted)); }
   py::object result() override { return save ? py::cast(std::move(saved)) : py::none(); }
 };
 

@@ -74,10 +74,10 @@ PYRNN_FN void cut_at_resets(const Schedule& schedule, const int32_t* entries, in
   }
 }
 
-// Of a few rows, each weight is read for little work: many steps' rows make the input's product worth making before,
-// so many entries at a time.
-// Where x is being written, no more than it takes: whoever reads y waits for as many.
-constexpr int64_t least_hoisted = 12, most_hoisted = 48;
+// Of a few rows, each weight is read for little work: least_hoisted steps' rows make the input's product worth making
+// before, so many entries at a time. Where x is being written it is no more than those: whoever reads y waits for as
+// many.
+constexpr int64_t most_hoisted = 48;
 PYRNN_FN Sums sums_of(const Sizes& sizes, const Schedule& schedule) {
   if (sizes.B > few_rows) return Sums::together;
   return schedule.whole < least_hoisted ? Sums::apart : Sums::hoisted;
